@@ -1,0 +1,91 @@
+import { TenancyError } from './errors.ts'
+import type { TenancyEventHub } from './events.ts'
+import { LookupCache } from './internal/lookup-cache.ts'
+import type { MaybePromise } from './internal/maybe-promise.ts'
+import type { ResolvedLookupOptions } from './lookup-options.ts'
+import type { Tenant } from './tenant.ts'
+import type { TenantStore } from './tenant-store.ts'
+
+/** The one way from ids and domains to tenants: the store behind a cache. See {@link LookupOptions} for the policy. */
+export class TenantLookup {
+  readonly #byId: LookupCache<Tenant>
+  readonly #byDomain: LookupCache<{ readonly id: string }>
+  readonly #events: TenancyEventHub
+
+  constructor(
+    store: TenantStore,
+    options: ResolvedLookupOptions,
+    events: TenancyEventHub,
+    outside: <T>(fn: () => T) => T,
+  ) {
+    this.#events = events
+    const hooks = {
+      now: () => performance.now(),
+      outside,
+      onFailure: (error: unknown, servedStale: boolean) =>
+        events.emit('store:failed', { error, servedStale }),
+    }
+    this.#byId = new LookupCache(
+      async (id, signal) => {
+        const tenant = await store.findById(id, { signal })
+        if (tenant !== undefined && tenant.id !== id)
+          throw new TypeError(`The store gave tenant ${tenant.id} for ${id}.`)
+        return tenant
+      },
+      options,
+      hooks,
+    )
+    this.#byDomain = new LookupCache(
+      async (domain, signal) => {
+        const owner = await store.findByDomain?.(domain, { signal })
+        return owner === undefined ? undefined : { id: owner.id }
+      },
+      options,
+      hooks,
+    )
+  }
+
+  /** The tenant, or `undefined` for an unknown id. A hit is answered at once. @throws {TenancyError} by rejection: `ERR_TENANCY_STORE_UNAVAILABLE`, `ERR_TENANCY_STORE_BUSY`. */
+  find(id: string): MaybePromise<Tenant | undefined> {
+    return this.#byId.find(id)
+  }
+
+  /** The id of the owner of a custom domain. Fails as `find` does. */
+  findDomain(domain: string): MaybePromise<string | undefined> {
+    const owner = this.#byDomain.find(domain)
+    return owner instanceof Promise ? owner.then((found) => found?.id) : owner?.id
+  }
+
+  /** Forgets a tenant and every domain (it may have gained or lost some); `'*'` forgets that anything is fresh. */
+  invalidate(id: string): void {
+    if (id === '*') {
+      this.#byId.invalidateAll()
+      this.#byDomain.invalidateAll()
+    } else {
+      this.#byId.invalidate(id)
+      this.#byDomain.clear()
+    }
+    this.#events.emit('tenant:invalidated', { tenantId: id })
+  }
+
+  /** Forgets everything. */
+  clear(): void {
+    this.#byId.clear()
+    this.#byDomain.clear()
+  }
+
+  /** Entries in memory, for the bound that the options promise. */
+  get size(): number {
+    return this.#byId.size + this.#byDomain.size
+  }
+}
+
+/** @internal A store that cannot answer what the configuration asks of it. */
+export function assertStoreFinds(
+  store: TenantStore,
+  what: 'findByDomain' | 'list',
+  who: string,
+): void {
+  if (typeof store[what] !== 'function')
+    throw new TenancyError('ERR_TENANCY_OPTION_INVALID', `${who} needs a store with ${what}().`)
+}

@@ -1,0 +1,63 @@
+import type { Tenant } from './tenant.ts'
+
+/** The person or program that acts; the application decides what an id is. */
+export interface Actor {
+  readonly id: string
+  readonly name?: string
+}
+
+/** Who acts in a tenant, and for which request; everything but the tenant and the source. */
+export interface ScopeDetails {
+  readonly actor?: Actor | undefined
+  /** The operator behind the actor, where one impersonates the other. */
+  readonly impersonator?: Actor | undefined
+  readonly requestId?: string | undefined
+}
+
+/** The tenant that the running code acts for, and how it came to be. Frozen. */
+export interface TenantScope {
+  readonly tenant: Tenant
+  /** What named the tenant: the name of a resolver (`header`, `fallback`, ...), or `run`, `switch`, `forEach`, `job`. */
+  readonly source: string
+  readonly actor?: Actor
+  readonly impersonator?: Actor
+  readonly requestId?: string
+}
+
+/** A scope that only this module makes: a look-alike object does not open a tenant. */
+class GenuineTenantScope implements TenantScope {
+  readonly tenant: Tenant
+  readonly source: string
+  declare readonly actor?: Actor
+  declare readonly impersonator?: Actor
+  declare readonly requestId?: string
+  readonly #genuine = true
+
+  constructor(tenant: Tenant, source: string, details: ScopeDetails) {
+    this.tenant = tenant
+    this.source = source
+    if (details.actor !== undefined) this.actor = Object.freeze({ ...details.actor })
+    if (details.impersonator !== undefined)
+      this.impersonator = Object.freeze({ ...details.impersonator })
+    if (details.requestId !== undefined) this.requestId = details.requestId
+    Object.freeze(this)
+  }
+
+  static isGenuine(value: object): boolean {
+    return #genuine in value && value.#genuine
+  }
+}
+
+/** @internal Made by the tenancy alone, after the tenant was found and may be used. */
+export function createTenantScope(
+  tenant: Tenant,
+  source: string,
+  details: ScopeDetails = {},
+): TenantScope {
+  return new GenuineTenantScope(tenant, source, details)
+}
+
+/** Tells whether a value is a scope that a tenancy of this process made. */
+export function isTenantScope(value: unknown): value is TenantScope {
+  return typeof value === 'object' && value !== null && GenuineTenantScope.isGenuine(value)
+}
