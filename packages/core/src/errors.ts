@@ -67,6 +67,11 @@ export const ERRORS = {
     retryable: false,
     hint: 'Check the job name, id, data and options against the documentation of TenantScheduler.',
   },
+  ERR_TENANCY_JOB_QUEUE_FULL: {
+    status: 503,
+    retryable: true,
+    hint: 'The tenant has too many unfinished jobs. Enqueue more slowly, or raise maxJobsPerTenant.',
+  },
   ERR_TENANCY_JOB_UNKNOWN: {
     status: 404,
     retryable: false,
@@ -111,6 +116,11 @@ export const ERRORS = {
     status: 404,
     retryable: false,
     hint: 'Check the name of the action against those that the plugin defines.',
+  },
+  ERR_TENANCY_PLUGIN_CALL_LOOP: {
+    status: 500,
+    retryable: false,
+    hint: "Plugins call each other, or answer each other's events, without end. Break the circle.",
   },
   ERR_TENANCY_PLUGIN_CONFLICT: {
     status: 500,

@@ -1,3 +1,4 @@
+import { isPromise } from './internal/maybe-promise.ts'
 import type { Tenant } from './tenant.ts'
 import type { TenantScope } from './tenant-scope.ts'
 
@@ -10,6 +11,15 @@ export type RefusalReason =
   | 'deleted'
   | 'ingress-disabled'
   | 'forbidden'
+
+/** Which job an event is about. `attempt` begins at 1. */
+export interface JobEvent {
+  readonly tenantId: string
+  readonly jobId: string
+  readonly name: string
+  readonly scheduleId: string | undefined
+  readonly attempt: number
+}
 
 /** Every event of a tenancy and what it carries. */
 export interface TenancyEvents {
@@ -41,6 +51,24 @@ export interface TenancyEvents {
   'store:failed': { readonly error: unknown; readonly servedStale: boolean }
   /** A pooled connection was thrown away because it may have carried a tenant's state. */
   'connection:destroyed': { readonly tenant: Tenant | undefined; readonly reason: string }
+  /** A job ran to its end. */
+  'job:completed': JobEvent & { readonly durationMs: number }
+  /** An attempt of a job failed. `final`: there will be no other. Without a listener, final failures become process warnings (`PARTYWALL_JOB_FAILED`). */
+  'job:failed': JobEvent & {
+    readonly attempts: number
+    readonly final: boolean
+    readonly error: unknown
+  }
+  /** A job was thrown away before it ran, and its schedule with it, because its tenant is gone. */
+  'job:dropped': JobEvent & { readonly reason: 'unknown' | 'deleted' }
+  /** A plugin failed to handle an event of a plugin. `version` is absent where the version that the tenant runs could not be told. */
+  'plugin:subscriber-failed': {
+    readonly scope: TenantScope
+    readonly plugin: string
+    readonly version: string | undefined
+    readonly event: string
+    readonly error: unknown
+  }
   /** The tenancy was closed; whoever serves it should stop. */
   'tenancy:closed': Record<string, never>
 }
@@ -49,8 +77,8 @@ export type TenancyEventName = keyof TenancyEvents
 export type TenancyEventListener<E extends TenancyEventName> = (event: TenancyEvents[E]) => void
 
 /**
- * Typed events. Listeners run at once, in the order of their registration, in the context of the code that emits; what one throws is
- * reported by `process.emitWarning` (`PARTYWALL_LISTENER_FAILED`) and stops neither the others nor the emitter.
+ * Typed events. Listeners run at once, in the order of their registration, in the context of the code that emits; what one throws or
+ * rejects with is reported by `process.emitWarning` (`PARTYWALL_LISTENER_FAILED`) and stops neither the others nor the emitter.
  */
 export class TenancyEventHub {
   readonly #listeners = new Map<TenancyEventName, Set<(event: never) => void>>()
@@ -75,12 +103,19 @@ export class TenancyEventHub {
     if (listeners === undefined) return
     for (const listener of [...listeners]) {
       try {
-        listener(event as never)
+        const outcome: unknown = listener(event as never)
+        // An async function fits the type; unheard, its rejection would end the process.
+        if (isPromise(outcome))
+          Promise.resolve(outcome).catch((error: unknown) => warnOfListener(name, error))
       } catch (error) {
-        process.emitWarning(`A listener of ${name} threw: ${String(error)}`, {
-          code: 'PARTYWALL_LISTENER_FAILED',
-        })
+        warnOfListener(name, error)
       }
     }
   }
+}
+
+function warnOfListener(name: TenancyEventName, error: unknown): void {
+  process.emitWarning(`A listener of ${name} failed: ${String(error)}`, {
+    code: 'PARTYWALL_LISTENER_FAILED',
+  })
 }

@@ -1,11 +1,31 @@
 export { ERRORS, TenancyError, type TenancyErrorCode, type TenancyErrorOptions } from './errors.ts'
 export {
+  type JobEvent,
   type RefusalReason,
   TenancyEventHub,
   type TenancyEventListener,
   type TenancyEventName,
   type TenancyEvents,
 } from './events.ts'
+export {
+  assertTenancyMode,
+  enterRequest,
+  type HttpEntry,
+  type HttpExchange,
+  leaveRequest,
+  type TenancyMode,
+} from './http-entry.ts'
+export { assertTrustProxy, requestAuthority } from './http-host.ts'
+export {
+  BODY_HEADERS,
+  mergeVary,
+  PROBLEM_MEDIA_TYPE,
+  type ProblemDocument,
+  type ProblemOptions,
+  problemDocument,
+  type ResolvedProblemOptions,
+  resolveProblemOptions,
+} from './http-problem.ts'
 export { chain, isPromise, type MaybePromise } from './internal/maybe-promise.ts'
 export { assertKnownKeys, nearestName } from './known-keys.ts'
 export type { LookupOptions, ResolvedLookupOptions } from './lookup-options.ts'
@@ -16,6 +36,37 @@ export {
   type PhysicalKind,
   physicalName,
 } from './physical-names.ts'
+export {
+  definePlugin,
+  type Plugin,
+  type PluginFunction,
+  type PluginInput,
+  type PluginSchedule,
+} from './plugin.ts'
+export {
+  createPluginHost,
+  PluginHost,
+  type PluginHostOptions,
+  type PluginJob,
+  type PluginScheduleEntry,
+  type PluginServiceExtras,
+} from './plugin-host.ts'
+export {
+  formatPluginLogRecord,
+  type PluginLogger,
+  type PluginLogLevel,
+  type PluginLogRecord,
+  type PluginLogSink,
+  stderrLogSink,
+} from './plugin-log.ts'
+export type {
+  PluginCaller,
+  PluginEmitter,
+  PluginEventFailure,
+  PluginEventResult,
+  PluginFlags,
+  PluginServices,
+} from './plugin-services.ts'
 export type { Authorize, AuthorizeInput, Reveal } from './resolution.ts'
 export { type ClaimOptions, claim, type VerifiedToken } from './resolvers/claim.ts'
 export { cookie } from './resolvers/cookie.ts'

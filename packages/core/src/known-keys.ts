@@ -2,7 +2,7 @@ import { TenancyError, type TenancyErrorCode } from './errors.ts'
 import { describeValue } from './internal/describe-value.ts'
 
 /**
- * Refuses members that an options object does not know, and names the nearest known one. A misspelt option that is
+ * Refuses what is no options object, and members that it does not know, and names the nearest known one. A misspelt option that is
  * silently ignored is a guard that its author believes in and that is not there.
  *
  * @throws {TenancyError} `code`, by default `ERR_TENANCY_OPTION_INVALID`.
@@ -13,6 +13,10 @@ export function assertKnownKeys(
   known: readonly string[],
   code: TenancyErrorCode = 'ERR_TENANCY_OPTION_INVALID',
 ): void {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new TenancyError(code, `${what} takes an object, got ${describeValue(value)}.`, {
+      hint: `Known members: ${known.join(', ')}.`,
+    })
   for (const key of Object.keys(value)) {
     if (known.includes(key)) continue
     const nearest = nearestName(key, known)

@@ -1,5 +1,5 @@
 import { TenancyError } from './errors.ts'
-import { assertNoPhysicalConflict } from './physical-names.ts'
+import { PHYSICAL_KINDS, physicalName } from './physical-names.ts'
 import { createTenant, type Tenant, type TenantInput } from './tenant.ts'
 import { matchesSelector, type TenantSelector, type TenantStore } from './tenant-store.ts'
 
@@ -9,6 +9,8 @@ export class MemoryTenantStore implements TenantStore {
   readonly #tenants = new Map<string, Tenant>()
   readonly #domains = new Map<string, string>()
   readonly #tombstones = new Set<string>()
+  /** Physical names and places to the tenant that has them. Those of a deleted tenant stay: what they name may still be there. */
+  readonly #taken = new Map<string, string>()
   readonly #watchers = new Set<(id: string) => void>()
 
   constructor(tenants: Iterable<TenantInput> = []) {
@@ -19,7 +21,7 @@ export class MemoryTenantStore implements TenantStore {
    * Adds a tenant.
    *
    * @throws {TenancyError} `ERR_TENANCY_TENANT_EXISTS` if the id is or was in use or a domain is another tenant's,
-   * `ERR_TENANCY_PHYSICAL_NAME_CONFLICT`, and whatever `createTenant` throws.
+   * `ERR_TENANCY_PHYSICAL_NAME_CONFLICT` if a physical name or the placement is another tenant's, and whatever `createTenant` throws.
    */
   create(input: TenantInput): Tenant {
     const tenant = createTenant(input)
@@ -28,14 +30,13 @@ export class MemoryTenantStore implements TenantStore {
         'ERR_TENANCY_TENANT_EXISTS',
         `Tenant ${tenant.id} exists or has existed.`,
       )
-    assertNoPhysicalConflict(tenant.id, this.#tenants.keys())
     return this.#set(tenant)
   }
 
   /**
    * Changes members of a tenant; the id stays.
    *
-   * @throws {TenancyError} `ERR_TENANCY_TENANT_UNKNOWN`, and whatever `createTenant` throws.
+   * @throws {TenancyError} `ERR_TENANCY_TENANT_UNKNOWN`, and whatever `create` throws for the rest.
    */
   update(id: string, changes: Partial<Omit<TenantInput, 'id'>>): Tenant {
     const tenant = this.#tenants.get(id)
@@ -87,6 +88,17 @@ export class MemoryTenantStore implements TenantStore {
           { tenantId: tenant.id },
         )
     }
+    const names = [...PHYSICAL_KINDS.map((kind) => nameKey(kind, tenant.id)), placeKey(tenant)]
+    for (const name of names) {
+      const owner = this.#taken.get(name)
+      if (owner !== undefined && owner !== tenant.id)
+        throw new TenancyError(
+          'ERR_TENANCY_PHYSICAL_NAME_CONFLICT',
+          `Tenant ${tenant.id} would share ${name} with another tenant.`,
+          { tenantId: tenant.id },
+        )
+    }
+    for (const name of names) this.#taken.set(name, tenant.id)
     for (const domain of this.#tenants.get(tenant.id)?.domains ?? []) this.#domains.delete(domain)
     for (const domain of tenant.domains) this.#domains.set(domain, tenant.id)
     this.#tenants.set(tenant.id, tenant)
@@ -97,6 +109,24 @@ export class MemoryTenantStore implements TenantStore {
   #changed(id: string): void {
     for (const watcher of this.#watchers) watcher(id)
   }
+}
+
+function nameKey(kind: (typeof PHYSICAL_KINDS)[number], id: string): string {
+  return `${kind} ${physicalName(kind, id)}`
+}
+
+/**
+ * Where a tenant's tables are. Two tenants of one place would read each other's rows, so a place is given out once; only `row` isolation shares places, by
+ * its nature.
+ */
+function placeKey({ id, isolation, placement }: Tenant): string {
+  const { cluster = '', database = '', schema } = placement
+  if (isolation === 'row') return `rows of ${id}`
+  const place =
+    isolation === 'schema'
+      ? [cluster, database, schema ?? physicalName('schema', id)]
+      : [cluster, database || physicalName('database', id), schema ?? '']
+  return `place ${JSON.stringify(place)}`
 }
 
 /** Makes a {@link MemoryTenantStore}. @throws {TenancyError} as its `create` does. */

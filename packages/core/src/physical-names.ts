@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { TenancyError } from './errors.ts'
+import { describeValue } from './internal/describe-value.ts'
 import { assertTenantId } from './tenant-id.ts'
 
 /** What a physical name is for. */
@@ -27,9 +28,11 @@ const HASH_LENGTH = 12
  * of the id, so that two long ids never share one. Deterministic, and different for different ids within one kind as far as the
  * hash goes; {@link assertNoPhysicalConflict} checks the rest before anything is created.
  *
- * @throws {TenancyError} `ERR_TENANCY_IDENTIFIER_INVALID` if `tenantId` is none.
+ * @throws {TenancyError} `ERR_TENANCY_IDENTIFIER_INVALID` if `tenantId` is none, `ERR_TENANCY_OPTION_INVALID` for an unknown kind.
  */
 export function physicalName(kind: PhysicalKind, tenantId: string): string {
+  if (!Object.hasOwn(PREFIX, kind))
+    throw new TenancyError('ERR_TENANCY_OPTION_INVALID', `There is no kind ${describeValue(kind)}.`)
   const name = PREFIX[kind] + assertTenantId(tenantId)
   // Ids are ASCII, so characters are bytes.
   if (name.length <= MAX_PHYSICAL_NAME_BYTES) return name
@@ -37,7 +40,8 @@ export function physicalName(kind: PhysicalKind, tenantId: string): string {
   return `${name.slice(0, MAX_PHYSICAL_NAME_BYTES - HASH_LENGTH - 1)}-${hash}`
 }
 
-const KINDS = Object.keys(PREFIX) as PhysicalKind[]
+/** @internal */
+export const PHYSICAL_KINDS = Object.keys(PREFIX) as PhysicalKind[]
 
 /**
  * Refuses a tenant id if one of its physical names is already that of another tenant.
@@ -47,7 +51,7 @@ const KINDS = Object.keys(PREFIX) as PhysicalKind[]
 export function assertNoPhysicalConflict(tenantId: string, others: Iterable<string>): void {
   for (const other of others) {
     if (other === tenantId) continue
-    for (const kind of KINDS) {
+    for (const kind of PHYSICAL_KINDS) {
       const name = physicalName(kind, tenantId)
       if (name === physicalName(kind, other))
         throw new TenancyError(

@@ -1,6 +1,7 @@
 import { TenancyError } from './errors.ts'
 import type { RefusalReason, TenancyEventHub } from './events.ts'
 import { chain, isPromise, type MaybePromise } from './internal/maybe-promise.ts'
+import { assertKnownKeys } from './known-keys.ts'
 import type { TenancyRequest } from './tenancy-request.ts'
 import type { Tenant } from './tenant.ts'
 import { assertTenantId } from './tenant-id.ts'
@@ -16,8 +17,9 @@ export interface AuthorizeInput<Raw = unknown> {
 }
 
 /**
- * Decides whether this caller may act in this tenant. `true` lets it in; so does an object, which also says who acts. `false` is answered like an unknown
- * tenant. A throw or rejection ends the request.
+ * Decides whether this caller may act in this tenant. `true` lets it in; so does an object that names the `actor`. Everything else, an object without an actor
+ * included, is answered like an unknown tenant. A throw or rejection ends the request, and so does an object that is no {@link ScopeDetails}: the
+ * result of a query, say, which is there for members and for strangers.
  */
 export type Authorize = (input: AuthorizeInput) => MaybePromise<boolean | ScopeDetails>
 
@@ -25,6 +27,8 @@ export type Authorize = (input: AuthorizeInput) => MaybePromise<boolean | ScopeD
 export type Reveal = 'nothing' | 'status'
 
 export interface ResolutionParts {
+  /** The context that the scopes are for. */
+  readonly owner: object
   readonly resolvers: readonly TenantResolver[]
   readonly lookup: TenantLookup
   readonly events: TenancyEventHub
@@ -50,7 +54,7 @@ export class Resolution {
     this.#parts = parts
     this.#services = { tenantIdOfDomain: (domain) => parts.lookup.findDomain(domain) }
     const id = parts.resolvers.at(-1)?.fallbackTenantId
-    this.#fallback = id === undefined ? undefined : { id, source: 'fallback' }
+    this.#fallback = id === undefined ? undefined : { id: assertTenantId(id), source: 'fallback' }
   }
 
   /**
@@ -84,7 +88,9 @@ export class Resolution {
     try {
       const identifier = resolver.identify(request, this.#services)
       return isPromise(identifier)
-        ? identifier.catch((error: unknown) => Promise.reject(resolverFailure(resolver, error)))
+        ? Promise.resolve(identifier).catch((error: unknown) =>
+            Promise.reject(resolverFailure(resolver, error)),
+          )
         : identifier
     } catch (error) {
       // A rejection and not a throw: a sibling's promise may already be pending and must not be left unheard.
@@ -122,10 +128,9 @@ export class Resolution {
       return chain(
         this.#authorized(authorize, { tenant, request, source: candidate.source }),
         (verdict) => {
-          if (verdict === true) return this.#open(tenant, candidate.source, details)
-          if (typeof verdict === 'object' && verdict !== null)
-            return this.#open(tenant, candidate.source, { ...details, ...verdict })
-          return this.#refuse(candidate, 'forbidden')
+          const granted = grantOf(verdict)
+          if (granted === undefined) return this.#refuse(candidate, 'forbidden')
+          return this.#open(tenant, candidate.source, { ...details, ...granted })
         },
       )
     })
@@ -138,14 +143,14 @@ export class Resolution {
     }
     try {
       const verdict = authorize(input)
-      return isPromise(verdict) ? verdict.catch(failed) : verdict
+      return isPromise(verdict) ? Promise.resolve(verdict).catch(failed) : verdict
     } catch (cause) {
       return failed(cause)
     }
   }
 
   #open(tenant: Tenant, source: string, details: ScopeDetails): TenantScope {
-    const scope = createTenantScope(tenant, source, details)
+    const scope = createTenantScope(this.#parts.owner, tenant, source, details)
     this.#parts.events.emit('tenant:resolved', { scope })
     return scope
   }
@@ -176,7 +181,8 @@ export class Resolution {
  * its path and read the host from the header.
  */
 function assertOriginForm({ target, method }: TenancyRequest): void {
-  if (target.startsWith('/') || (target === '*' && method === 'OPTIONS')) return
+  if (typeof target === 'string' && target.startsWith('/')) return
+  if (target === '*' && method === 'OPTIONS') return
   throw new TenancyError(
     'ERR_TENANCY_REQUEST_TARGET_INVALID',
     'The request target is not in origin form.',
@@ -188,4 +194,31 @@ function resolverFailure(resolver: TenantResolver, cause: unknown): TenancyError
   return new TenancyError('ERR_TENANCY_RESOLVER_FAILED', `The resolver ${resolver.name} threw.`, {
     cause,
   })
+}
+
+/** What a verdict of `authorize` grants; `undefined` if it lets nobody in. */
+function grantOf(verdict: unknown): ScopeDetails | undefined {
+  if (verdict === true) return {}
+  if (typeof verdict !== 'object' || verdict === null) return undefined
+  const prototype: unknown = Object.getPrototypeOf(verdict)
+  if (prototype !== Object.prototype && prototype !== null)
+    throw new TenancyError(
+      'ERR_TENANCY_RESOLVER_FAILED',
+      'authorize must answer true, false or a plain object with the actor.',
+    )
+  assertKnownKeys(
+    'the answer of authorize',
+    verdict,
+    ['actor', 'impersonator', 'requestId'],
+    'ERR_TENANCY_RESOLVER_FAILED',
+  )
+  const details: ScopeDetails = verdict
+  if (details.actor === undefined || details.actor === null) return undefined
+  for (const who of [details.actor, details.impersonator])
+    if (who !== undefined && (typeof who?.id !== 'string' || who.id === ''))
+      throw new TenancyError(
+        'ERR_TENANCY_RESOLVER_FAILED',
+        'authorize answered an actor without an id.',
+      )
+  return details
 }

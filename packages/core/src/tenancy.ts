@@ -7,7 +7,7 @@ import { assertKnownKeys } from './known-keys.ts'
 import { type LookupOptions, resolveLookupOptions } from './lookup-options.ts'
 import { type Authorize, Resolution, type Reveal } from './resolution.ts'
 import type { TenancyRequest } from './tenancy-request.ts'
-import { createTenant, type Tenant, type TenantStatus } from './tenant.ts'
+import { createTenant, ensureTenant, type Tenant, type TenantStatus } from './tenant.ts'
 import { TenantContext } from './tenant-context.ts'
 import { assertTenantId } from './tenant-id.ts'
 import { assertStoreFinds, TenantLookup } from './tenant-lookup.ts'
@@ -18,7 +18,7 @@ import {
   type ScopeDetails,
   type TenantScope,
 } from './tenant-scope.ts'
-import type { TenantSelector, TenantStore } from './tenant-store.ts'
+import { matchesSelector, type TenantSelector, type TenantStore } from './tenant-store.ts'
 
 export interface TenancyOptions {
   /** Who exists. */
@@ -53,13 +53,15 @@ export type ForEachResult<T> =
 export class ForEachError<T = unknown> extends TenancyError<'ERR_TENANCY_FOREACH_FAILED'> {
   readonly results: readonly ForEachResult<T>[]
 
-  constructor(results: readonly ForEachResult<T>[]) {
+  constructor(results: readonly ForEachResult<T>[], outage?: unknown) {
     const failed = results.filter((result) => !result.ok)
     const first = failed[0]
     super(
       'ERR_TENANCY_FOREACH_FAILED',
-      `${failed.length} of ${results.length} tenants failed, first ${first?.tenantId ?? 'none'}.`,
-      { cause: first?.ok === false ? first.error : undefined },
+      `${failed.length} of ${results.length} tenants failed, first ${first?.tenantId ?? 'none'}.${
+        outage === undefined ? '' : ' The store could not list the rest.'
+      }`,
+      { cause: outage ?? (first?.ok === false ? first.error : undefined) },
     )
     this.results = results
   }
@@ -95,13 +97,19 @@ export class Tenancy {
         `reveal must be 'nothing' or 'status', got ${describeValue(reveal)}.`,
       )
     const lookupOptions = resolveLookupOptions(options.lookup)
-    const resolvers = (options.resolve ?? []).map(namedResolver)
+    const sources = options.resolve ?? []
+    if (!Array.isArray(sources))
+      throw new TenancyError(
+        'ERR_TENANCY_OPTION_INVALID',
+        `resolve must be a list of resolvers, got ${describeValue(sources)}.`,
+      )
+    const resolvers = sources.map(namedResolver)
     assertResolvers(resolvers, store)
     this.fallbackTenantId = resolvers.at(-1)?.fallbackTenantId
     this.vary = [...new Set(resolvers.flatMap((resolver) => resolver.vary))]
     this.unverifiedSources =
       authorize === undefined
-        ? resolvers.filter((resolver) => resolver.forgeable).map((resolver) => resolver.name)
+        ? resolvers.filter((resolver) => resolver.forgeable !== false).map((resolver) => resolver.name)
         : []
     this.context = new TenantContext()
     this.events = new TenancyEventHub()
@@ -109,13 +117,19 @@ export class Tenancy {
     const outside = <T>(fn: () => T): T => this.context.outside(fn)
     this.lookup = new TenantLookup(this.#store, lookupOptions, this.events, outside)
     this.#resolution = new Resolution({
+      owner: this.context,
       resolvers,
       lookup: this.lookup,
       events: this.events,
       authorize,
       reveal,
     })
-    this.#watch = outside(async () => store.watch?.((id) => this.lookup.invalidate(id)))
+    this.#watch = outside(async () => {
+      const watch = await store.watch?.((id) => this.lookup.invalidate(id))
+      // What was fetched while nobody watched may have changed unseen.
+      if (watch !== undefined && !this.lookup.idle) this.lookup.invalidate('*')
+      return watch
+    })
     // Whoever awaits ready() hears of it; without watch, cached tenants still expire by age.
     this.#watch.catch((error: unknown) =>
       this.events.emit('store:failed', { error, servedStale: false }),
@@ -195,8 +209,10 @@ export class Tenancy {
         'ERR_TENANCY_CONTEXT_LOCKED',
         `Tenant ${active.tenant.id} is active, so ${describeValue(tenantId)} cannot be entered.`,
       )
-    const tenant = await this.#enterable(tenantId, options?.status)
-    return await this.context.run(createTenantScope(tenant, 'run', options), fn)
+    const tenant = await this.#enterable(tenantId, options)
+    // Who acts, and behind whom, must not get lost for the audit log by entering the tenant once more.
+    const details = { ...pickActor(active), ...options }
+    return await this.context.run(createTenantScope(this.context, tenant, 'run', details), fn)
   }
 
   /**
@@ -212,8 +228,8 @@ export class Tenancy {
   ): Promise<Awaited<T>> {
     assertReason('switch', reason)
     const from = this.current()
-    const tenant = await this.#enterable(tenantId, options?.status)
-    const to = createTenantScope(tenant, 'switch', { ...pickActor(from), ...options })
+    const tenant = await this.#enterable(tenantId, options)
+    const to = createTenantScope(this.context, tenant, 'switch', { ...pickActor(from), ...options })
     this.events.emit('context:switched', { from, to, reason })
     return await this.context.replace(to, fn)
   }
@@ -236,7 +252,8 @@ export class Tenancy {
    *
    * Returns the result of every tenant, in the order of their ids.
    *
-   * @throws {ForEachError} with the outcome of every tenant if one failed. `ERR_TENANCY_CONTEXT_LOCKED` inside a tenant, `ERR_TENANCY_OPTION_INVALID`.
+   * @throws {ForEachError} with the outcome of every tenant that was started if one failed, or if the store failed in between (then `cause` is
+   * `ERR_TENANCY_STORE_UNAVAILABLE`). `ERR_TENANCY_CONTEXT_LOCKED` inside a tenant, `ERR_TENANCY_OPTION_INVALID`.
    */
   async forEach<T>(
     selector: TenantSelector,
@@ -245,38 +262,78 @@ export class Tenancy {
   ): Promise<ForEachResult<Awaited<T>>[]> {
     assertKnownKeys('forEach selector', selector, ['ids', 'tags', 'status', 'isolation'])
     assertKnownKeys('forEach options', options, ['concurrency', 'onError'])
+    for (const [name, values] of Object.entries(selector))
+      if (values !== undefined) assertList(`selector.${name}`, values)
     const concurrency = wholeNumber('concurrency', options.concurrency ?? 8, 1)
+    const { onError = 'stop' } = options
+    if (onError !== 'stop' && onError !== 'continue')
+      throw new TenancyError(
+        'ERR_TENANCY_OPTION_INVALID',
+        `onError must be 'stop' or 'continue', got ${describeValue(onError)}.`,
+      )
     if (this.current() !== undefined)
       throw new TenancyError(
         'ERR_TENANCY_CONTEXT_LOCKED',
         'forEach visits other tenants and cannot start inside one.',
       )
     this.#assertOpen()
-    assertStoreFinds(this.#store, 'list', 'forEach')
     const results: ForEachResult<Awaited<T>>[] = []
-    const tenants = this.#store.list?.(selector)[Symbol.asyncIterator]()
-    let next = 0
+    const tenants = this.#selected(selector)
     let stopped = false
+    let outage: unknown
     const worker = async (): Promise<void> => {
-      while (!stopped && tenants !== undefined) {
-        const index = next++
-        const { value: tenant, done } = await tenants.next()
-        if (done === true) return
+      while (!stopped) {
+        let tenant: Tenant
+        let index: number
+        try {
+          const { value, done } = await tenants.next()
+          // Another worker may have failed while this one waited for the store.
+          if (done === true || stopped) return
+          tenant = value
+          index = results.push({ tenantId: tenant.id, ok: false, error: undefined }) - 1
+        } catch (cause) {
+          stopped = true
+          outage ??= TenancyError.is(cause)
+            ? cause
+            : new TenancyError(
+                'ERR_TENANCY_STORE_UNAVAILABLE',
+                'The tenant store failed in the middle of a list.',
+                { cause },
+              )
+          return
+        }
         const tenantId = tenant.id
-        const scope = createTenantScope(tenant, 'forEach')
+        const scope = createTenantScope(this.context, tenant, 'forEach')
         try {
           results[index] = { tenantId, ok: true, value: await this.context.run(scope, fn) }
         } catch (error) {
           results[index] = { tenantId, ok: false, error }
-          if (options.onError !== 'continue') stopped = true
+          if (onError === 'stop') stopped = true
         }
       }
     }
     await Promise.all(Array.from({ length: concurrency }, worker))
-    await tenants?.return?.()
-    const outcome = results.filter(() => true)
-    if (outcome.some((result) => !result.ok)) throw new ForEachError(outcome)
-    return outcome
+    // What a store throws while it tidies up says nothing about the tenants.
+    await tenants.return(undefined).catch(() => undefined)
+    if (outage !== undefined || results.some((result) => !result.ok))
+      throw new ForEachError(results, outage)
+    return results
+  }
+
+  /** Picks by the selector once more: a store that overlooks a part of it must not send `fn` into tenants that nobody asked for. */
+  async *#selected(selector: TenantSelector): AsyncGenerator<Tenant> {
+    if (this.#store.list !== undefined) {
+      for await (const record of this.#store.list(selector)) {
+        const tenant = ensureTenant(record)
+        if (matchesSelector(tenant, selector)) yield tenant
+      }
+      return
+    }
+    if (selector.ids === undefined) assertStoreFinds(this.#store, 'list', 'forEach without ids')
+    for (const id of [...new Set(selector.ids)].sort()) {
+      const tenant = await this.lookup.find(assertTenantId(id))
+      if (tenant !== undefined && matchesSelector(tenant, selector)) yield tenant
+    }
   }
 
   /** The active scope, or `undefined` outside of every tenant. */
@@ -300,17 +357,20 @@ export class Tenancy {
     return () => void this.#closers.delete(close)
   }
 
-  /** Stops watching the store, closes what was registered by `onClose`, and refuses from then on. Repeating it is harmless. Never touches what others created. */
+  /** Stops watching the store, closes what was registered by `onClose`, and refuses from then on, also if a part of that fails. Repeating it is harmless. Never touches what others created. */
   close(): Promise<void> {
-    return (this.#closing ??= this.#close())
+    // Later by a tick, so that a listener of tenancy:closed that calls close() finds it under way.
+    return (this.#closing ??= Promise.resolve().then(() => this.#close()))
   }
 
   async #close(): Promise<void> {
     this.events.emit('tenancy:closed', {})
     const failures: unknown[] = []
-    const watch = await this.#watch.catch(() => undefined)
-    await watch?.[Symbol.asyncDispose]()
-    for (const close of [...this.#closers].reverse()) {
+    const unwatch = async (): Promise<void> => {
+      const watch = await this.#watch.catch(() => undefined)
+      await watch?.[Symbol.asyncDispose]()
+    }
+    for (const close of [unwatch, ...[...this.#closers].reverse()]) {
       try {
         await close()
       } catch (error) {
@@ -328,9 +388,12 @@ export class Tenancy {
 
   async #enterable(
     tenantId: string,
-    status: readonly TenantStatus[] = ['active'],
+    options: RunOptions = {},
   ): Promise<Tenant> {
     this.#assertOpen()
+    assertKnownKeys('run options', options, ['status', 'actor', 'impersonator', 'requestId'])
+    const { status = ['active'] } = options
+    assertList('status', status)
     const tenant = await this.lookup.find(assertTenantId(tenantId))
     if (tenant === undefined)
       throw new TenancyError('ERR_TENANCY_TENANT_UNKNOWN', `There is no tenant ${tenantId}.`, {
@@ -407,8 +470,24 @@ function withDeclaredDefault(
       return declared === undefined ? undefined : ((await store.findById(id, options)) ?? declared)
     },
     ...(findByDomain === undefined ? {} : { findByDomain }),
-    ...(list === undefined ? {} : { list }),
+    ...(list === undefined
+      ? {}
+      : {
+          async *list(selector) {
+            for await (const tenant of list(selector))
+              if (tenant.id !== 'public' || declared !== undefined) yield tenant
+          },
+        }),
   }
+}
+
+/** A string instead of a list would be searched for parts: `ids: 'acme-2'` would also pick `acme`. */
+function assertList(name: string, values: unknown): void {
+  if (!Array.isArray(values) || !values.every((value) => typeof value === 'string'))
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      `${name} must be a list of strings, got ${describeValue(values)}.`,
+    )
 }
 
 function assertReason(method: string, reason: unknown): void {

@@ -1,6 +1,6 @@
 import { TenancyError } from './errors.ts'
 import { type ContextState, processStorage } from './internal/process-storage.ts'
-import { isTenantScope, type TenantScope } from './tenant-scope.ts'
+import { scopeOwner, type TenantScope } from './tenant-scope.ts'
 
 /** What the running code acts for: a tenant, declared central work, or nothing that was declared. */
 export type ContextMode = 'tenant' | 'central' | 'none'
@@ -50,7 +50,7 @@ export class TenantContext {
    * everything asynchronous that `fn` starts keeps this one.
    *
    * @throws {TenancyError} `ERR_TENANCY_CONTEXT_LOCKED` if another tenant, or a scope of another tenancy, is active;
-   * `ERR_TENANCY_CONTEXT_MISSING` if `scope` was not made by a tenancy.
+   * `ERR_TENANCY_CONTEXT_MISSING` if `scope` was not made by this tenancy.
    */
   run<T>(scope: TenantScope, fn: (scope: TenantScope) => T): T {
     this.#assertGenuine(scope)
@@ -105,7 +105,7 @@ export class TenantContext {
   }
 
   #assertGenuine(scope: TenantScope): void {
-    if (!isTenantScope(scope))
+    if (scopeOwner(scope) !== this)
       throw new TenancyError(
         'ERR_TENANCY_CONTEXT_MISSING',
         'The scope was not made by this tenancy. Use the one that run() or the resolver gives.',

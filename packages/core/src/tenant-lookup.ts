@@ -3,7 +3,7 @@ import type { TenancyEventHub } from './events.ts'
 import { LookupCache } from './internal/lookup-cache.ts'
 import type { MaybePromise } from './internal/maybe-promise.ts'
 import type { ResolvedLookupOptions } from './lookup-options.ts'
-import type { Tenant } from './tenant.ts'
+import { ensureTenant, type Tenant } from './tenant.ts'
 import type { TenantStore } from './tenant-store.ts'
 
 /** The one way from ids and domains to tenants: the store behind a cache. See {@link LookupOptions} for the policy. */
@@ -27,8 +27,11 @@ export class TenantLookup {
     }
     this.#byId = new LookupCache(
       async (id, signal) => {
-        const tenant = await store.findById(id, { signal })
-        if (tenant !== undefined && tenant.id !== id)
+        const record = await store.findById(id, { signal })
+        if (record === undefined || record === null) return undefined
+        // A record that is mutable or incomplete would be a context that changes under its feet.
+        const tenant = ensureTenant(record)
+        if (tenant.id !== id)
           throw new TypeError(`The store gave tenant ${tenant.id} for ${id}.`)
         return tenant
       },
@@ -38,7 +41,7 @@ export class TenantLookup {
     this.#byDomain = new LookupCache(
       async (domain, signal) => {
         const owner = await store.findByDomain?.(domain, { signal })
-        return owner === undefined ? undefined : { id: owner.id }
+        return owner === undefined || owner === null ? undefined : { id: owner.id }
       },
       options,
       hooks,
@@ -56,15 +59,16 @@ export class TenantLookup {
     return owner instanceof Promise ? owner.then((found) => found?.id) : owner?.id
   }
 
-  /** Forgets a tenant and every domain (it may have gained or lost some); `'*'` forgets that anything is fresh. */
+  /**
+   * Forgets a tenant, and that any domain is fresh (it may have gained or lost some); `'*'` forgets that anything is fresh.
+   *
+   * The owners of domains are not dropped, because a change of one tenant must not take the domains of all others down with the store. What is
+   * forgotten for good is the tenant itself, and nobody enters by a domain without it.
+   */
   invalidate(id: string): void {
-    if (id === '*') {
-      this.#byId.invalidateAll()
-      this.#byDomain.invalidateAll()
-    } else {
-      this.#byId.invalidate(id)
-      this.#byDomain.clear()
-    }
+    if (id === '*') this.#byId.invalidateAll()
+    else this.#byId.invalidate(id)
+    this.#byDomain.invalidateAll()
     this.#events.emit('tenant:invalidated', { tenantId: id })
   }
 
@@ -72,6 +76,11 @@ export class TenantLookup {
   clear(): void {
     this.#byId.clear()
     this.#byDomain.clear()
+  }
+
+  /** Whether nothing is cached and nothing under way. */
+  get idle(): boolean {
+    return this.size === 0 && this.#byId.pending + this.#byDomain.pending === 0
   }
 
   /** Entries in memory, for the bound that the options promise. */

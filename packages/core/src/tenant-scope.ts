@@ -31,33 +31,52 @@ class GenuineTenantScope implements TenantScope {
   declare readonly actor?: Actor
   declare readonly impersonator?: Actor
   declare readonly requestId?: string
-  readonly #genuine = true
+  readonly #owner: object
 
-  constructor(tenant: Tenant, source: string, details: ScopeDetails) {
+  constructor(owner: object, tenant: Tenant, source: string, details: ScopeDetails) {
+    this.#owner = owner
     this.tenant = tenant
     this.source = source
-    if (details.actor !== undefined) this.actor = Object.freeze({ ...details.actor })
-    if (details.impersonator !== undefined)
-      this.impersonator = Object.freeze({ ...details.impersonator })
+    if (details.actor !== undefined) this.actor = copyActor(details.actor)
+    if (details.impersonator !== undefined) this.impersonator = copyActor(details.impersonator)
     if (details.requestId !== undefined) this.requestId = details.requestId
     Object.freeze(this)
   }
 
-  static isGenuine(value: object): boolean {
-    return #genuine in value && value.#genuine
+  static ownerOf(value: object): object | undefined {
+    return #owner in value ? value.#owner : undefined
+  }
+
+  static {
+    // Otherwise whoever holds a scope could make one of any tenant by `new scope.constructor(...)`.
+    Object.defineProperty(GenuineTenantScope.prototype, 'constructor', { value: Object })
+    Object.freeze(GenuineTenantScope.prototype)
   }
 }
 
-/** @internal Made by the tenancy alone, after the tenant was found and may be used. */
+/** No more than the contract says: what else the object holds is the application's, may be large, and cannot be frozen for it. */
+function copyActor({ id, name }: Actor): Actor {
+  return Object.freeze(name === undefined ? { id } : { id, name })
+}
+
+/** @internal Made by the tenancy alone, after the tenant was found and may be used. Only `owner`, its context, lets the scope in. */
 export function createTenantScope(
+  owner: object,
   tenant: Tenant,
   source: string,
   details: ScopeDetails = {},
 ): TenantScope {
-  return new GenuineTenantScope(tenant, source, details)
+  return new GenuineTenantScope(owner, tenant, source, details)
 }
 
 /** Tells whether a value is a scope that a tenancy of this process made. */
 export function isTenantScope(value: unknown): value is TenantScope {
-  return typeof value === 'object' && value !== null && GenuineTenantScope.isGenuine(value)
+  return scopeOwner(value) !== undefined
+}
+
+/** @internal The context that a scope was made for; `undefined` for anything that is no genuine scope. */
+export function scopeOwner(value: unknown): object | undefined {
+  return typeof value === 'object' && value !== null
+    ? GenuineTenantScope.ownerOf(value)
+    : undefined
 }

@@ -1,6 +1,8 @@
 import { TenancyError } from './errors.ts'
+import { isCanonicalDomain } from './internal/canonical-host.ts'
 import { deepFreeze } from './internal/deep-freeze.ts'
 import { describeValue } from './internal/describe-value.ts'
+import { copyJson } from './internal/json-value.ts'
 import { assertKnownKeys } from './known-keys.ts'
 import { assertTenantId } from './tenant-id.ts'
 
@@ -68,6 +70,8 @@ const KEYS = [
   'settings',
 ] as const
 
+const genuine = new WeakSet<object>()
+
 /**
  * Builds a tenant from its record: checks every member, fills in defaults (`status: 'active'`, `isolation: 'schema'`,
  * `ingress: true`, the rest empty), copies and freezes it.
@@ -103,10 +107,14 @@ export function createTenant(input: TenantInput): Tenant {
       invalid(`placement.${key}`, 'a non-empty string under cluster, database or schema', value)
   if (!isStringList(tags)) invalid('tags', 'a list of non-empty strings', tags)
   if (!isStringList(domains)) invalid('domains', 'a list of non-empty strings', domains)
+  for (const domain of domains)
+    // Any other spelling would never match a request, and would get past the check that a domain has one owner.
+    if (!isCanonicalDomain(domain))
+      invalid('domains', 'DNS names in lower case without a trailing dot', domain)
   if (!isRecord(settings)) invalid('settings', 'an object', settings)
   if (release !== undefined && !isRelease(release))
     invalid('release', 'an object { name, plugins }', release)
-  return deepFreeze({
+  const tenant: Tenant = deepFreeze({
     id,
     name,
     status,
@@ -118,16 +126,23 @@ export function createTenant(input: TenantInput): Tenant {
     ...(release === undefined
       ? {}
       : { release: { name: release.name, plugins: { ...release.plugins } } }),
-    settings: cloneSettings(settings, invalid),
+    settings: copySettings(settings, invalid),
   })
+  genuine.add(tenant)
+  return tenant
 }
 
-function cloneSettings(
+/** @internal The record itself if `createTenant` made it, otherwise a checked and frozen copy. @throws {TenancyError} as `createTenant` does. */
+export function ensureTenant(record: TenantInput): Tenant {
+  return genuine.has(record) ? (record as Tenant) : createTenant(record)
+}
+
+function copySettings(
   settings: Readonly<Record<string, unknown>>,
   invalid: (member: string, expected: string, value: unknown) => never,
 ): Record<string, unknown> {
   try {
-    return structuredClone(settings)
+    return copyJson(settings) as Record<string, unknown>
   } catch {
     return invalid('settings', 'an object of JSON values', settings)
   }

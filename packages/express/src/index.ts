@@ -1,1 +1,5 @@
-export {}
+export type { ProblemDocument, TenancyMode } from '@partywall/core'
+export { centralRoute } from './central-route.ts'
+export { requireTenant } from './require-tenant.ts'
+export { type TenancyErrorHandlerOptions, tenancyErrorHandler } from './tenancy-error-handler.ts'
+export { type TenancyMiddlewareOptions, tenancyMiddleware } from './tenancy-middleware.ts'

@@ -1,1 +1,20 @@
-export {}
+export {
+  createMigration,
+  loadMigrations,
+  type Migration,
+  type MigrationSet,
+  migrateTenant,
+} from './migrations.ts'
+export { PostgresTenantStore, postgresTenantStore } from './postgres-tenant-store.ts'
+export { schemaOf, searchPathOf } from './search-path.ts'
+export {
+  assertNoShadowedTables,
+  findShadowedTables,
+  type Queryable,
+  type ShadowCheck,
+  type ShadowedTable,
+} from './shadowed-tables.ts'
+export { TenantClient } from './tenant-client.ts'
+export { TenantPool, type TransactionQuery } from './tenant-pool.ts'
+export type { TenantPoolOptions } from './tenant-pool-options.ts'
+export { createTenantSchema } from './tenant-schema.ts'

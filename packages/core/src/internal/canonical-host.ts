@@ -19,7 +19,8 @@ export function canonicalHost(request: TenancyRequest): string | undefined {
   if (authority === null)
     throw new TenancyError('ERR_TENANCY_HOST_INVALID', 'The request carries more than one host.')
   const match = /^(\[[^\]]*\]|[^:]*)(?::(\d{1,5}))?$/.exec(authority)
-  const host = match?.[1]?.toLowerCase()
+  // ASCII only: `toLowerCase` also maps the Kelvin sign to k, and a look-alike would become a tenant.
+  const host = match?.[1]?.replace(/[A-Z]/g, (letter) => letter.toLowerCase())
   const port = match?.[2]
   if (host !== undefined && (port === undefined || Number(port) <= 65_535)) {
     const name = host.endsWith('.') ? host.slice(0, -1) : host
@@ -42,9 +43,14 @@ export function isIpLiteral(host: string): boolean {
 /** A configured domain in the same spelling as {@link canonicalHost} gives. @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID`. */
 export function canonicalDomain(option: string, domain: unknown): string {
   const name = typeof domain === 'string' ? domain.toLowerCase().replace(/\.$/, '') : ''
-  if (DNS_NAME.test(name) && !isIpLiteral(name)) return name
+  if (isCanonicalDomain(name)) return name
   throw new TenancyError(
     'ERR_TENANCY_OPTION_INVALID',
     `${option} must be a DNS name, got ${describeValue(domain)}.`,
   )
+}
+
+/** Tells whether a value is a domain that {@link canonicalHost} can give. */
+export function isCanonicalDomain(domain: string): boolean {
+  return DNS_NAME.test(domain) && !isIpLiteral(domain)
 }

@@ -14,6 +14,8 @@ export function describeValue(value: unknown): string {
   }
   if (value === null) return 'null'
   if (Array.isArray(value)) return 'an array'
+  // Its description is as untrusted as any text.
+  if (typeof value === 'symbol') return 'a symbol'
   return typeof value === 'object' || typeof value === 'function'
     ? `a value of type ${typeof value}`
     : `${String(value)} (${typeof value})`

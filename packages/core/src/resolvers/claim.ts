@@ -76,8 +76,9 @@ export function claim(name: string, options: ClaimOptions): TenantResolver {
 
 function bearerToken(request: TenancyRequest): string | undefined {
   const authorization = request.header('authorization')
-  const match = authorization === undefined ? null : /^bearer(?: +(.*))?$/i.exec(authorization)
-  return match === null ? undefined : (match[1] ?? '')
+  // Whatever names the scheme is a bearer token, also one that is written wrongly: it must fail, and not count as absent.
+  const match = /^\s*bearer(?![!#$%&'*+.^_`|~0-9a-z-]) *(.*)$/is.exec(authorization ?? '')
+  return match?.[1]
 }
 
 function verified(
@@ -91,7 +92,7 @@ function verified(
   }
   try {
     const result = verify(token, request)
-    return isPromise(result) ? result.catch(refuse) : result
+    return isPromise(result) ? Promise.resolve(result).catch(refuse) : result
   } catch (cause) {
     return refuse(cause)
   }

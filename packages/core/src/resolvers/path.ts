@@ -11,7 +11,7 @@ export interface PathOptions {
 /**
  * The tenant by a segment of the path. Clients can forge it, so it needs `authorize`.
  *
- * Only paths that every router reads alike are taken: dot segments anywhere, and empty or encoded segments up to and including the tenant, are refused,
+ * Only paths that every router reads alike are taken: dot segments and backslashes anywhere, and empty or encoded segments up to and including the tenant, are refused,
  * because routers differ on whether to decode and to collapse them. The prefix is compared without case, as routers do by default.
  *
  * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID`.
@@ -33,19 +33,19 @@ export function path(options: PathOptions = {}): TenantResolver {
     identify(request) {
       const [pathname = ''] = request.target.split(/[?#]/, 1)
       const segments = pathname.split('/').slice(1)
-      if (segments.some(isDotSegment)) throw unreadable(pathname)
+      // A backslash is a separator to readers that follow the WHATWG URL standard.
+      if (pathname.includes('\\') || segments.some(isDotSegment)) throw unreadable(pathname)
       if (segments.length === 1 && segments[0] === '') return undefined
       for (const [index, expected] of before.entries()) {
         const segment = segments[index]
         if (segment === undefined) return undefined
-        if (segment === '' || segment.includes('%') || segment.includes('\\'))
-          throw unreadable(pathname)
+        if (segment === '' || segment.includes('%')) throw unreadable(pathname)
         if (segment.toLowerCase() !== expected) return undefined
       }
       const tenant = segments[before.length]
       if (tenant === undefined || (tenant === '' && segments.length === before.length + 1))
         return undefined
-      if (tenant === '' || tenant.includes('%') || tenant.includes('\\')) throw unreadable(pathname)
+      if (tenant === '' || tenant.includes('%')) throw unreadable(pathname)
       return tenant
     },
   }

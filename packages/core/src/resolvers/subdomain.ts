@@ -24,7 +24,8 @@ export function subdomain(options: SubdomainOptions = {}): TenantResolver {
   assertKnownKeys('subdomain()', options, ['of'])
   const given = options.of === undefined ? undefined : [options.of].flat()
   const bases = given?.map((domain) => canonicalDomain('subdomain({ of })', domain))
-  const known = [...(bases ?? []), 'localhost']
+  // The longest first: below both x.io and eu.x.io, a host belongs to eu.x.io.
+  const known = [...(bases ?? []), 'localhost'].sort((a, b) => b.length - a.length)
   return {
     name: 'subdomain',
     key: 'subdomain',

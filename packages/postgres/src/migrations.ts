@@ -1,0 +1,151 @@
+import { createHash } from 'node:crypto'
+import { readdir, readFile } from 'node:fs/promises'
+import { type Tenancy, TenancyError } from '@partywall/core'
+import { schemaOf } from './search-path.ts'
+import { findShadowedTables, shadowError } from './shadowed-tables.ts'
+import type { TenantPool, TransactionQuery } from './tenant-pool.ts'
+
+/** One SQL file. Never edited once a tenant has it. */
+export interface Migration {
+  /** The file name without `.sql`; migrations run in the order of their ids. */
+  readonly id: string
+  readonly sql: string
+  /** SHA-256 of the text with LF line ends, in hexadecimal. */
+  readonly checksum: string
+}
+
+/** The migrations of one owner, a plugin for example. Sets do not know of each other. */
+export interface MigrationSet {
+  readonly name: string
+  readonly migrations: readonly Migration[]
+  /** Tables (`orders`) and columns (`orders.customer_id`) that must be in the tenant's own schema afterwards. */
+  readonly requires?: readonly string[] | undefined
+}
+
+/** Makes a migration from its text. */
+export function createMigration(id: string, sql: string): Migration {
+  const text = sql.replaceAll('\r\n', '\n')
+  return Object.freeze({ id, sql: text, checksum: createHash('sha256').update(text).digest('hex') })
+}
+
+/**
+ * Reads the `*.sql` files of a folder, in the order of their names.
+ *
+ * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID` if the folder cannot be read.
+ */
+export async function loadMigrations(folder: URL): Promise<Migration[]> {
+  try {
+    const names = (await readdir(folder)).filter((name) => name.endsWith('.sql')).sort()
+    const base = folder.href.endsWith('/') ? folder : new URL(`${folder.href}/`)
+    return await Promise.all(
+      names.map(async (name) =>
+        createMigration(
+          name.slice(0, -'.sql'.length),
+          await readFile(new URL(encodeURIComponent(name), base), 'utf8'),
+        ),
+      ),
+    )
+  } catch (cause) {
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      `The migrations in ${folder.href} cannot be read.`,
+      { cause },
+    )
+  }
+}
+
+const LEDGER = `create table if not exists partywall_migrations (
+  set_name text not null,
+  position integer not null,
+  id text not null,
+  checksum text not null,
+  applied_at timestamptz not null default now(),
+  primary key (set_name, id),
+  unique (set_name, position)
+)`
+
+/**
+ * Applies what is pending of a set to the active tenant, in one transaction: all of it, or nothing. Safe to repeat and to race. Returns the ids that were applied now.
+ *
+ * @throws {TenancyError} `ERR_TENANCY_MIGRATION_CHANGED` if an applied migration was edited, removed or preceded by a new one; `ERR_TENANCY_MIGRATION_FAILED` with the server's error as cause;
+ * `ERR_TENANCY_SHARED_TABLE_SHADOWED` if a table of the tenant also stands in a shared schema; `ERR_TENANCY_CONTEXT_MISSING`.
+ */
+export async function migrateTenant(
+  tenancy: Tenancy,
+  pool: TenantPool,
+  set: MigrationSet,
+): Promise<string[]> {
+  const { tenant } = tenancy.require()
+  const failed = (message: string, cause?: unknown): TenancyError =>
+    new TenancyError(
+      'ERR_TENANCY_MIGRATION_FAILED',
+      `${message} (tenant ${tenant.id}, ${set.name})`,
+      { cause, tenantId: tenant.id },
+    )
+  return pool.transaction(async (query) => {
+    // One key per schema: tenants do not wait for each other. It ends with the transaction, also behind a pooler.
+    await query("select pg_advisory_xact_lock(hashtextextended('partywall:migrate:' || $1, 0))", [
+      schemaOf(tenant),
+    ])
+    await query(LEDGER)
+    const pending = await pendingOf(query, set)
+    const first = set.migrations.length - pending.length
+    for (const [index, { id, sql, checksum }] of pending.entries()) {
+      try {
+        await query(sql)
+        await query(
+          'insert into partywall_migrations (set_name, position, id, checksum) values ($1, $2, $3, $4)',
+          [set.name, first + index, id, checksum],
+        )
+      } catch (cause) {
+        throw failed(`Migration ${id} failed.`, cause)
+      }
+    }
+    const missing = await missingOf(query, set.requires ?? [])
+    if (missing.length > 0) throw failed(`The schema lacks ${missing.join(', ')}.`)
+    const shadowed = await findShadowedTables(
+      { query },
+      { schemas: [schemaOf(tenant)], sharedSchemas: pool.sharedSchemas },
+    )
+    if (shadowed.length > 0) throw shadowError(shadowed)
+    return pending.map(({ id }) => id)
+  })
+}
+
+async function pendingOf(
+  query: TransactionQuery,
+  { name, migrations }: MigrationSet,
+): Promise<readonly Migration[]> {
+  const { rows } = await query<{ id: string; checksum: string }>(
+    'select id, checksum from partywall_migrations where set_name = $1 order by position',
+    [name],
+  )
+  for (const [index, { id, checksum }] of rows.entries()) {
+    const migration = migrations[index]
+    if (migration?.id === id && migration.checksum === checksum) continue
+    const known = migrations.find((candidate) => candidate.id === id)
+    const what =
+      known === undefined
+        ? 'was removed'
+        : known.checksum !== checksum
+          ? 'was edited'
+          : 'is preceded by a new one'
+    throw new TenancyError(
+      'ERR_TENANCY_MIGRATION_CHANGED',
+      `Migration ${id} of ${name} was applied and ${what}.`,
+    )
+  }
+  return migrations.slice(rows.length)
+}
+
+async function missingOf(query: TransactionQuery, requires: readonly string[]): Promise<string[]> {
+  if (requires.length === 0) return []
+  const { rows } = await query<{ name: string }>(
+    `select c.relname as name from pg_class c where c.relnamespace = current_schema()::regnamespace
+     union all
+     select c.relname || '.' || a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid
+     where c.relnamespace = current_schema()::regnamespace and a.attnum > 0 and not a.attisdropped`,
+  )
+  const present = new Set(rows.map(({ name }) => name))
+  return requires.filter((name) => !present.has(name))
+}

@@ -1,0 +1,54 @@
+import { assertKnownKeys, TenancyError } from '@partywall/core'
+import type pg from 'pg'
+import { assertSchemaName } from './search-path.ts'
+
+/** Options of a `TenantPool`: everything that `pg.Pool` takes, and these. */
+export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
+  /**
+   * Schemas for data that all tenants share, behind the tenant's own in the search_path. A table that exists in one of them and in a tenant is an error at boot and at deploy (`assertNoShadowedTables`).
+   * @defaultValue `['public']`
+   */
+  readonly sharedSchemas?: readonly string[] | undefined
+  /** Connection settings of `pool.central` that differ from those of the pool; its `max` is 2 unless set here. */
+  readonly central?: pg.PoolConfig | undefined
+}
+
+export interface ResolvedTenantPoolOptions {
+  readonly pool: pg.PoolConfig
+  readonly central: pg.PoolConfig
+  readonly sharedSchemas: readonly string[]
+}
+
+/**
+ * Checks the options and splits them into those of the two pools.
+ *
+ * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID`.
+ */
+export function resolveTenantPoolOptions(
+  options: TenantPoolOptions = {},
+): ResolvedTenantPoolOptions {
+  const { sharedSchemas = ['public'], central = {}, ...pool } = options
+  if (!Array.isArray(sharedSchemas))
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      'sharedSchemas must be a list of schema names.',
+    )
+  if ('Client' in pool)
+    throw new TenancyError('ERR_TENANCY_OPTION_INVALID', 'A TenantPool brings its own Client.')
+  if ((pool as { pipeline?: boolean }).pipeline === true)
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      'pipeline mode sends statements before the scope of the one in front of them is known to hold.',
+    )
+  if (/\bsearch_path\b/.test(pool.options ?? ''))
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      'options cannot set search_path: the base path of the pool is empty, so that nothing is found without a tenant.',
+    )
+  assertKnownKeys('TenantPool.central', central, Object.keys({ ...pool, ...central }))
+  return {
+    pool,
+    central: { ...pool, max: 2, onConnect: undefined, ...central } as pg.PoolConfig,
+    sharedSchemas: sharedSchemas.map(assertSchemaName),
+  }
+}

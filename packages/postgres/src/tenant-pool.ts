@@ -1,0 +1,295 @@
+import { AsyncResource } from 'node:async_hooks'
+import { type Tenancy, TenancyError, type TenantScope } from '@partywall/core'
+import pg from 'pg'
+import { bindCallbacks } from './internal/bind-callbacks.ts'
+import { createClientHandle } from './internal/client-handle.ts'
+import { isSubmittable } from './internal/pg-internals.ts'
+import { TenantPrefixes } from './internal/tenant-prefix.ts'
+import { TenantClient } from './tenant-client.ts'
+import { resolveTenantPoolOptions, type TenantPoolOptions } from './tenant-pool-options.ts'
+
+type Callback = (error: Error | undefined | null, result?: unknown) => void
+type ConnectCallback = (
+  error: Error | undefined,
+  client: pg.PoolClient | undefined,
+  done: (release?: Error | boolean) => void,
+) => void
+
+/** Runs statements inside a transaction of `TenantPool.transaction`. */
+export type TransactionQuery = pg.PoolClient['query']
+
+/**
+ * A `pg.Pool` whose every statement runs in the tenant of its caller.
+ *
+ * The tenant is captured when `query` or `connect` is called. The scope travels with the statement, in the same round trip and the same implicit transaction, so no connection ever remembers a
+ * tenant. Outside of a tenant everything is refused before a connection is taken. `central` is the one door past the isolation.
+ *
+ * Whoever hands the pool to a library gets what `pg.Pool` gives: promises and callbacks, cursors, streams, COPY, transactions, events.
+ */
+export class TenantPool extends pg.Pool {
+  readonly #tenancy: Tenancy
+  readonly #prefixes: TenantPrefixes
+  readonly #centralOptions: pg.PoolConfig
+  #central: pg.Pool | undefined
+  #destroyed = 0
+  /** The schemas that stand behind the tenant's own in its search_path. */
+  readonly sharedSchemas: readonly string[]
+
+  /**
+   * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID`.
+   */
+  constructor(tenancy: Tenancy, options: TenantPoolOptions = {}) {
+    const { pool, central, sharedSchemas } = resolveTenantPoolOptions(options)
+    const outside = <T>(fn: () => T): T => tenancy.context.outside(fn)
+    class Client extends TenantClient {
+      constructor(config?: string | pg.ClientConfig) {
+        super(config, outside)
+      }
+    }
+    const { onConnect } = pool as { onConnect?: (client: pg.ClientBase) => unknown }
+    super({
+      ...pool,
+      Client,
+      ...(onConnect === undefined
+        ? {}
+        : { onConnect: (client: TenantClient) => client.setUp(() => onConnect(client)) }),
+    } as pg.PoolConfig)
+    this.#tenancy = tenancy
+    this.#prefixes = new TenantPrefixes(sharedSchemas)
+    this.#centralOptions = central
+    this.sharedSchemas = Object.freeze([...sharedSchemas])
+    // An idle connection that breaks is replaced; without a listener it would end the process.
+    this.on('error', () => undefined)
+    const connect = super.connect.bind(this) as (callback: ConnectCallback) => void
+    const query = super.query.bind(this) as (...args: unknown[]) => unknown
+    this.connect = ((callback?: ConnectCallback) =>
+      this.#connect(connect, callback)) as typeof this.connect
+    this.query = ((...args: unknown[]) =>
+      // A function or a query object in the first place: pg's own refusal or its own path over connect().
+      typeof args[0] === 'function' || isSubmittable(args[0])
+        ? query(...args)
+        : this.#query(connect, args)) as typeof this.query
+  }
+
+  /**
+   * A plain pool on the same database, outside of every tenant: for the registry, for job tables, for work on the whole server. Its connections have the server's default search_path.
+   * Opened at its first use; every use from within a tenant is told by the event `isolation:bypassed`.
+   */
+  get central(): pg.Pool {
+    const from = this.#tenancy.current()
+    if (from !== undefined)
+      this.#tenancy.events.emit('isolation:bypassed', {
+        door: 'pool.central',
+        from,
+        reason: 'pool.central was used inside a tenant',
+      })
+    if (this.#central === undefined) {
+      this.#central = this.#tenancy.context.outside(() => new pg.Pool(this.#centralOptions))
+      this.#central.on('error', () => undefined)
+    }
+    return this.#central
+  }
+
+  /** Connections that were thrown away because they might have carried something of a tenant to the next one. */
+  get destroyedCount(): number {
+    return this.#destroyed
+  }
+
+  /**
+   * Runs `fn` in one transaction of the current tenant: COMMIT when it returns, ROLLBACK when it throws or rejects. The BEGIN costs no round trip. `query` works inside `fn` only.
+   * Not repeated on failure; whether a repetition is safe is the caller's to know.
+   *
+   * @param begin - the statement that opens the transaction, `begin isolation level serializable` for example.
+   * @throws {TenancyError} `ERR_TENANCY_TRANSACTION_ABORTED` if a statement had failed and `fn` returned all the same (Postgres then answers COMMIT with ROLLBACK, without an error);
+   * `ERR_TENANCY_UNIT_UNFINISHED` if `fn` returned before its statements were answered: nothing is saved. Else what `fn` throws.
+   */
+  async transaction<T>(
+    fn: (query: TransactionQuery) => Promise<T> | T,
+    begin = 'begin',
+  ): Promise<T> {
+    const client = await this.connect()
+    const base = Object.getPrototypeOf(client) as TenantClient
+    let open = true
+    const query = ((...args: Parameters<pg.PoolClient['query']>) =>
+      open
+        ? client.query(...args)
+        : Promise.reject(
+            new TenancyError(
+              'ERR_TENANCY_UNIT_UNFINISHED',
+              'A statement was sent after its transaction had ended.',
+            ),
+          )) as TransactionQuery
+    let failure: Error | true | undefined = true
+    try {
+      await client.query(begin)
+      let result: T
+      try {
+        result = await fn(query)
+      } catch (error) {
+        open = false
+        if (base.settled) {
+          await client.query('rollback')
+          failure = undefined
+        }
+        throw error
+      }
+      open = false
+      if (!base.settled)
+        throw new TenancyError(
+          'ERR_TENANCY_UNIT_UNFINISHED',
+          'The transaction function returned before its statements were answered; nothing was saved.',
+        )
+      const { command } = await client.query('commit')
+      failure = undefined
+      if (command !== 'COMMIT')
+        throw new TenancyError(
+          'ERR_TENANCY_TRANSACTION_ABORTED',
+          'A statement of the transaction had failed; nothing was saved.',
+        )
+      return result
+    } finally {
+      open = false
+      client.release(failure)
+    }
+  }
+
+  #connect(connect: (callback: ConnectCallback) => void, given?: ConnectCallback): unknown {
+    if (given !== undefined) {
+      const callback = AsyncResource.bind(given)
+      const opened = this.#open()
+      if (opened instanceof TenancyError)
+        process.nextTick(() => callback(opened, undefined, () => undefined))
+      else this.#checkOut(connect, opened, callback)
+      return undefined
+    }
+    const opened = this.#open()
+    if (opened instanceof TenancyError) return Promise.reject(opened)
+    return new Promise<pg.PoolClient>((resolve, reject) => {
+      this.#checkOut(connect, opened, (error, client) =>
+        client === undefined ? reject(error) : resolve(client),
+      )
+    })
+  }
+
+  #checkOut(
+    connect: (callback: ConnectCallback) => void,
+    { scope, prefix }: Opened,
+    callback: ConnectCallback,
+  ): void {
+    connect((error, lent, done) => {
+      if (lent === undefined) return callback(error, undefined, done)
+      const client = lent as unknown as TenantClient
+      client.lend(scope.tenant, prefix)
+      const handle = createClientHandle({
+        client,
+        scope,
+        context: this.#tenancy.context,
+        giveBack: (reason) => this.#giveBack(client, scope, done, reason),
+      })
+      callback(undefined, handle, (reason) => handle.release(reason))
+    })
+  }
+
+  #query(connect: (callback: ConnectCallback) => void, args: unknown[]): unknown {
+    const given = args.find((argument) => typeof argument === 'function') as Callback | undefined
+    const opened = this.#open()
+    if (given !== undefined) {
+      const callback = AsyncResource.bind(given)
+      if (opened instanceof TenancyError) process.nextTick(() => callback(opened))
+      else
+        this.#runOnce(
+          connect,
+          opened,
+          bindCallbacks(args.filter((argument) => argument !== given)),
+          callback,
+        )
+      return undefined
+    }
+    if (opened instanceof TenancyError) return Promise.reject(opened)
+    return new Promise((resolve, reject) => {
+      this.#runOnce(connect, opened, args, (error, result) =>
+        error ? reject(error) : resolve(result),
+      )
+    })
+  }
+
+  /** One statement on a connection of its own. Unlike pg.Pool, an error of the server alone does not cost the connection. */
+  #runOnce(
+    connect: (callback: ConnectCallback) => void,
+    { scope, prefix }: Opened,
+    args: unknown[],
+    callback: Callback,
+  ): void {
+    connect((connectError, lent, done) => {
+      if (lent === undefined) return callback(connectError)
+      const client = lent as unknown as TenantClient
+      client.lend(scope.tenant, prefix)
+      try {
+        client.submit([
+          ...args,
+          (error: Error | null, result: unknown) => {
+            this.#giveBack(
+              client,
+              scope,
+              done,
+              error !== null && !client.usable ? error : undefined,
+            )
+            callback(error, result)
+          },
+        ])
+      } catch (error) {
+        this.#giveBack(client, scope, done, error as Error)
+        callback(error as Error)
+      }
+    })
+  }
+
+  #giveBack(
+    client: TenantClient,
+    { tenant }: TenantScope,
+    done: (release?: Error | boolean) => void,
+    reason: Error | boolean | undefined,
+  ): void {
+    const finish = (): void => {
+      const residue = client.takeBack()
+      if (residue !== undefined && client.usable) {
+        this.#destroyed++
+        this.#tenancy.events.emit('connection:destroyed', { tenant, reason: residue })
+      }
+      done(reason || (residue === undefined ? undefined : true))
+    }
+    // The error of a statement arrives ahead of the end of its answer.
+    if (!reason && client.settling) client.whenSettled(finish)
+    else finish()
+  }
+
+  /** Captures the tenant of the caller. */
+  #open(): Opened | TenancyError {
+    try {
+      const scope = this.#tenancy.require()
+      return { scope, prefix: this.#prefixes.bytesFor(scope.tenant) }
+    } catch (error) {
+      if (TenancyError.is(error)) return error
+      throw error
+    }
+  }
+
+  /** Closes the connections of the pool and of `central`, after those in use were released. */
+  override end(): Promise<void>
+  override end(callback: () => void): void
+  override end(callback?: () => void): Promise<void> | undefined {
+    const ended = this.#end()
+    if (callback === undefined) return ended
+    void ended.then(callback)
+    return undefined
+  }
+
+  async #end(): Promise<void> {
+    await Promise.all([super.end(), this.#central?.end()])
+  }
+}
+
+interface Opened {
+  readonly scope: TenantScope
+  readonly prefix: Buffer
+}

@@ -1,0 +1,7 @@
+export { canary, foreignCanaries } from './canary.ts'
+export { type CollectedWarnings, collectWarnings } from './collect-warnings.ts'
+export { type EventuallyOptions, eventually } from './eventually.ts'
+export { type SeededRandom, seededRandom, testSeed } from './seeded-random.ts'
+export { createTestDatabase, type TestDatabase } from './test-database.ts'
+export { createTestRedis, type TestRedis, type TestRedisOptions } from './test-redis.ts'
+export { startTestServers, type TestServers } from './test-servers.ts'

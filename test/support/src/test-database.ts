@@ -1,0 +1,55 @@
+import { randomBytes } from 'node:crypto'
+
+import { Client, Pool, type QueryResult, type QueryResultRow } from 'pg'
+
+/** A database of one test's own. */
+export interface TestDatabase extends AsyncDisposable {
+  readonly name: string
+  /** A connection string of a superuser of this server, for this database. */
+  readonly url: string
+  /** Runs one statement outside of every tenant, on a small pool of the helper's own. Answers like `pg`. */
+  query<Row extends QueryResultRow = Record<string, unknown>>(
+    sql: string,
+    values?: readonly unknown[],
+  ): Promise<QueryResult<Row>>
+}
+
+/**
+ * Makes an empty database with a new name on the Postgres of this run; disposing it (`await using`) closes what is still connected
+ * to it and drops it. Needs `test/global-setup.ts`, or `PARTYWALL_TEST_POSTGRES_URL` outside of vitest.
+ */
+export async function createTestDatabase(): Promise<TestDatabase> {
+  const server = process.env['PARTYWALL_TEST_POSTGRES_URL']
+  if (!server)
+    throw new Error(
+      'No Postgres was started: run this under vitest, or set PARTYWALL_TEST_POSTGRES_URL.',
+    )
+  // The number of the process makes a forgotten database traceable; the random part makes the name unique on a shared server.
+  const name = `partywall_test_${process.pid}_${randomBytes(6).toString('hex')}`
+  await asAdministrator(server, `create database ${name} template template0`)
+  const url = Object.assign(new URL(server), { pathname: `/${name}` }).href
+  const pool = new Pool({ connectionString: url, max: 4, allowExitOnIdle: true })
+  // A test may restart the server or drop its connections; the next query reports what matters.
+  pool.on('error', () => {})
+  let disposed: Promise<void> | undefined
+  const dispose = async (): Promise<void> => {
+    await pool.end()
+    await asAdministrator(server, `drop database if exists ${name} with (force)`)
+  }
+  return {
+    name,
+    url,
+    query: (sql, values) => pool.query(sql, values === undefined ? undefined : [...values]),
+    [Symbol.asyncDispose]: () => (disposed ??= dispose()),
+  }
+}
+
+async function asAdministrator(url: string, sql: string): Promise<void> {
+  const client = new Client({ connectionString: url })
+  await client.connect()
+  try {
+    await client.query(sql)
+  } finally {
+    await client.end()
+  }
+}
