@@ -21,7 +21,7 @@ export function quoteIdentifier(name: string): string {
 }
 
 /**
- * Returns the name if Postgres keeps it whole: 1 to 63 bytes, no NUL, not of the system.
+ * Returns the name if Postgres keeps it whole (1 to 63 bytes), if it is not of the system, and if it holds no quote, backslash or NUL.
  *
  * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID`.
  */
@@ -31,13 +31,13 @@ export function assertSchemaName(name: unknown): string {
     typeof name === 'string' &&
     name.length > 0 &&
     Buffer.byteLength(name) <= 63 &&
-    !name.includes('\0') &&
+    !/['"\\\0]/.test(name) &&
     !system
   )
     return name
   throw new TenancyError(
     'ERR_TENANCY_OPTION_INVALID',
     `${JSON.stringify(name)} is no schema name for tenants or shared data.`,
-    { hint: 'A schema name has 1 to 63 bytes and does not begin with pg_.' },
+    { hint: 'A schema name has 1 to 63 bytes, no quotes, and does not begin with pg_.' },
   )
 }

@@ -2,6 +2,7 @@ import { TenancyError, type Tenant } from '@partywall/core'
 import pg from 'pg'
 import { isSubmittable, type PgClientState } from './internal/pg-internals.ts'
 import { ScopedConnection } from './internal/scoped-connection.ts'
+import type { TenantPrefix } from './internal/tenant-prefix.ts'
 
 /**
  * A client of a `TenantPool`: a `pg.Client` whose connection scopes every statement. Whoever checks one out gets a handle of it that lives for one checkout; the client itself belongs to
@@ -49,7 +50,7 @@ export class TenantClient extends pg.Client {
   }
 
   /** @internal */
-  lend(tenant: Tenant, prefix: Buffer): void {
+  lend(tenant: Tenant, prefix: TenantPrefix): void {
     this.#tenant = tenant
     this.#connection.lend(tenant.id, prefix)
   }

@@ -4,7 +4,7 @@ import pg from 'pg'
 import { bindCallbacks } from './internal/bind-callbacks.ts'
 import { createClientHandle } from './internal/client-handle.ts'
 import { isSubmittable } from './internal/pg-internals.ts'
-import { TenantPrefixes } from './internal/tenant-prefix.ts'
+import { type TenantPrefix, TenantPrefixes } from './internal/tenant-prefix.ts'
 import { TenantClient } from './tenant-client.ts'
 import { resolveTenantPoolOptions, type TenantPoolOptions } from './tenant-pool-options.ts'
 
@@ -291,5 +291,5 @@ export class TenantPool extends pg.Pool {
 
 interface Opened {
   readonly scope: TenantScope
-  readonly prefix: Buffer
+  readonly prefix: TenantPrefix
 }

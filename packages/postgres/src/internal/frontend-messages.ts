@@ -1,5 +1,5 @@
 /**
- * The four messages of the extended query protocol (PostgreSQL manual, 53.7) that put a scope in front of a statement. Encoded once and
+ * The messages of the frontend (PostgreSQL manual, 53.7) that put a scope in front of a statement. Encoded once and
  * sent as bytes.
  */
 
@@ -27,6 +27,11 @@ export function bindMessage(name: string, parameters: readonly string[]): Buffer
 /** Execute: runs the unnamed portal to its end. */
 export function executeMessage(): Buffer {
   return message('E', [cString(''), int32(0)])
+}
+
+/** Flush: asks for the answers so far, without an end of the batch. */
+export function flushMessage(): Buffer {
+  return message('H', [])
 }
 
 function message(type: string, parts: readonly Buffer[]): Buffer {

@@ -19,6 +19,7 @@ export interface PgConnection extends EventEmitter {
   parse(message: { text: string; name?: string; types?: unknown }): void
   bind(message: unknown): void
   sync(): void
+  flush(): void
   _send(buffer: Uint8Array): boolean
 }
 
@@ -56,6 +57,7 @@ export interface BackendMessage {
   readonly status?: TransactionStatus
   readonly code?: string
   readonly severity?: string
+  position?: string
   readonly parameterName?: string
 }
 

@@ -1,5 +1,5 @@
 import { TenancyError } from '@partywall/core'
-import { bindMessage, executeMessage, parseMessage } from './frontend-messages.ts'
+import { bindMessage, executeMessage, flushMessage, parseMessage } from './frontend-messages.ts'
 import {
   type BackendMessage,
   PgConnectionBase,
@@ -7,15 +7,36 @@ import {
   type TransactionStatus,
 } from './pg-internals.ts'
 import { residueOf } from './session-residue.ts'
-import { PREPARE_SCOPE } from './tenant-prefix.ts'
+import { type CleanerStep, TemporaryObjectsCleaner } from './temporary-objects.ts'
+import {
+  PREPARE_SCOPE,
+  PREPARE_SCOPE_SQL,
+  type Prefix,
+  TEMPORARY_OBJECTS_FOUND,
+  type TenantPrefix,
+} from './tenant-prefix.ts'
 import { beginTag, finishTag, isSetTransaction } from './transaction-text.ts'
+
+/** What a cleaner listens to; everything else (notices, parameters, the end of the connection) passes by. */
+const CLEANED = new Set<string | symbol>([
+  'parseComplete',
+  'bindComplete',
+  'rowDescription',
+  'dataRow',
+  'noData',
+  'commandComplete',
+  'emptyQuery',
+  'errorMessage',
+  'readyForQuery',
+])
 
 /** For whom a connection works: nobody (`refuse`), the pool's own set-up, or one tenant. */
 type Mode = 'refuse' | 'setup' | 'scoped'
 
 /**
- * A connection that puts the tenant's scope in front of every statement that is not inside an open transaction, in the same write and the same implicit transaction: one Sync
- * covers both, so the server runs both or neither, and the setting is gone afterwards. A SET with a Sync of its own would fail open.
+ * A connection that puts the tenant's scope in front of every statement that is not inside an open transaction, in the same write and the same implicit transaction: the server runs both or
+ * neither, and the setting is gone afterwards. A SET of its own would fail open. In the extended protocol one Sync covers both; text without parameters gets the scope as its first
+ * statement. (A simple Query behind an extended message, which older servers take, leaves PostgreSQL 18 in a broken transaction.)
  *
  * It sits below queries, cursors and COPY streams, which all speak through `query`, `parse` and `bind`, and swallows the replies to what it adds. A BEGIN is held back and
  * travels with the first statement, in front of the scope: `BEGIN ISOLATION LEVEL` fails behind it (25001). Inside a transaction nothing is added: in a failed one an addition
@@ -24,24 +45,32 @@ type Mode = 'refuse' | 'setup' | 'scoped'
 export class ScopedConnection extends PgConnectionBase {
   #mode: Mode = 'refuse'
   #tenantId: string | undefined
-  #prefix: Buffer | undefined
+  #prefix: TenantPrefix | undefined
+  /** Nothing was sent for this tenant yet. */
+  #fresh = false
   /** What the server said last; not what a held BEGIN makes the client believe. */
   #status: TransactionStatus = 'I'
   /** BEGIN, and SET TRANSACTION behind it, that the server has not seen. */
   #held: string[] = []
   /** The scope of the open transaction may have ended with a transaction that was chained to it. */
   #rescope = false
-  #prepared = false
-  /** Between the first message of a statement and ReadyForQuery. */
-  #underWay = false
-  #simple = false
-  #text: string | undefined
-  /** Statements of ours whose replies are still to come. */
-  #ownReplies = 0
-  #returnedRows = false
   #chained = false
+  /** The server knows the scope statement by name. */
+  #prepared = false
   #residue: string | undefined
   #dead = false
+
+  // About the statement that is under way, from its first message to ReadyForQuery.
+  #underWay = false
+  #text: string | undefined
+  #returnedRows = false
+  /** Characters of ours in front of the text: what the server says of positions counts them. */
+  #shift = 0
+  /** Statements of ours whose replies are still to come. */
+  #ownReplies = 0
+  /** What was sent of the first statement of a loan, until its scope has held. */
+  #record: Recording | undefined
+  #cleaner: TemporaryObjectsCleaner | undefined
 
   constructor(config: PgConnectionConfig) {
     super(config)
@@ -52,9 +81,10 @@ export class ScopedConnection extends PgConnectionBase {
     this.on('error', die)
   }
 
-  /** Lends the connection to a tenant: `prefix` are the bytes that enter it. */
-  lend(tenantId: string, prefix: Buffer): void {
+  /** Lends the connection to a tenant: `prefix` is what enters it. */
+  lend(tenantId: string, prefix: TenantPrefix): void {
     this.#mode = 'scoped'
+    this.#fresh = true
     this.#tenantId = tenantId
     this.#prefix = prefix
   }
@@ -81,51 +111,89 @@ export class ScopedConnection extends PgConnectionBase {
 
   override query(text: string): void {
     if (this.#answerHere(text)) return
-    this.stream.cork()
-    try {
-      if (this.#enter(text, true)) super.query(text)
-    } finally {
-      this.stream.uncork()
+    const prefix = this.#begin(text)
+    if (prefix === 'refused') return
+    if (prefix === undefined) return super.query(text)
+    const held = this.#takeHeld()
+    const send = (scope: Prefix): void => {
+      const own = [...held, ...(this.#prepared ? [] : [PREPARE_SCOPE_SQL]), scope.sql]
+      // A line end, because a held BEGIN may end in a comment.
+      const front = own.map((statement) => `${statement.replace(/;\s*$/, '')}\n;`).join('')
+      this.#ownReplies = own.length
+      this.#shift = [...front].length
+      super.query(front + text)
     }
+    if (this.#fresh) this.#record = { synced: true, again: () => send(prefix.next) }
+    send(this.#fresh ? prefix.first : prefix.next)
+    this.#fresh = false
   }
 
   override parse(message: { text: string; name?: string; types?: unknown }): void {
-    if (this.#enter(message.text, false)) super.parse(message)
+    if (this.#beginExtended(message.text)) super.parse(message)
   }
 
   override bind(message: unknown): void {
-    if (this.#enter(undefined, false)) super.bind(message)
+    if (this.#beginExtended(undefined)) super.bind(message)
+  }
+
+  override flush(): void {
+    // Not by way of _send in pg; a flush belongs to the record like everything else.
+    this._send(flushMessage())
+  }
+
+  override sync(): void {
+    if (this.#record !== undefined) this.#record.synced = true
+    super.sync()
+  }
+
+  override _send(buffer: Uint8Array): boolean {
+    this.#record?.sent?.push(buffer)
+    return super._send(buffer)
   }
 
   override emit(event: string | symbol, ...args: unknown[]): boolean {
+    const message = args[0] as BackendMessage
+    if (this.#cleaner !== undefined && CLEANED.has(event)) {
+      this.#clean(this.#cleaner.onMessage(event, message), message)
+      return true
+    }
     switch (event) {
       case 'parseComplete':
-        if (this.#ownReplies > 0) {
-          // The scope is the last of our statements. It stays prepared even if what follows fails.
-          if (this.#ownReplies === 1) this.#prepared = true
-          return true
-        }
+        // The scope is the last of our statements. It stays prepared even if what follows fails.
+        if (this.#ownReplies === 1) this.#prepared = true
+        if (this.#ownReplies > 0) return true
         break
       case 'bindComplete':
       case 'dataRow':
         if (this.#ownReplies > 0) return true
         break
       case 'rowDescription':
+        if (this.#ownReplies > 0) return true
         this.#returnedRows = true
         break
       case 'commandComplete':
         if (this.#ownReplies > 0) {
-          this.#ownReplies--
+          if (message.text === 'PREPARE') this.#prepared = true
+          if (--this.#ownReplies === 0) this.#record = undefined
           return true
         }
-        this.#completed((args[0] as BackendMessage).text ?? '')
+        this.#completed(message.text ?? '')
         break
       case 'errorMessage':
-        if (this.#ownReplies > 0)
-          return super.emit(event, this.#scopeFailed(args[0] as BackendMessage))
+        if (this.#ownReplies === 0) {
+          this.#shiftPosition(message)
+          break
+        }
+        if (message.code === TEMPORARY_OBJECTS_FOUND && this.#record !== undefined) {
+          this.#startCleaning(this.#record)
+          return true
+        }
+        return super.emit(event, this.#scopeFailed(message))
+      case 'notice':
+        if (this.#ownReplies === 0) this.#shiftPosition(message)
         break
       case 'readyForQuery':
-        this.#ready((args[0] as BackendMessage).status ?? 'I')
+        this.#ready(message.status ?? 'I')
         break
     }
     return super.emit(event, ...args)
@@ -162,9 +230,9 @@ export class ScopedConnection extends PgConnectionBase {
     })
   }
 
-  /** Puts the scope in front of a statement that begins. Tells whether it may be sent. */
-  #enter(text: string | undefined, simple: boolean): boolean {
-    if (this.#underWay) return true
+  /** Begins a statement. Returns the scope to put in front of it, `undefined` if it needs none, `'refused'` if it must not be sent. */
+  #begin(text: string | undefined): TenantPrefix | 'refused' | undefined {
+    if (this.#underWay) return undefined
     if (this.#mode === 'refuse' || this.#dead) {
       this.stream.destroy(
         new TenancyError(
@@ -172,31 +240,75 @@ export class ScopedConnection extends PgConnectionBase {
           'A statement was sent on a connection that is lent to nobody.',
         ),
       )
-      return false
+      return 'refused'
     }
     this.#underWay = true
-    this.#simple = simple
     this.#text = text
     this.#returnedRows = false
-    const prefix = this.#prefix
-    if (this.#mode === 'setup' || prefix === undefined) return true
-    const outside = this.#status === 'I'
-    if (!outside && !(this.#status === 'T' && this.#rescope)) return true
-    if (outside && !simple && this.#held.length === 0 && text !== undefined && beginTag(text)) {
+    this.#shift = 0
+    if (this.#mode === 'setup') return undefined
+    return this.#status === 'I' || (this.#status === 'T' && this.#rescope)
+      ? this.#prefix
+      : undefined
+  }
+
+  #beginExtended(text: string | undefined): boolean {
+    const prefix = this.#begin(text)
+    if (prefix === 'refused') return false
+    if (prefix === undefined) return true
+    if (this.#status === 'I' && this.#held.length === 0 && text !== undefined && beginTag(text)) {
       // A BEGIN in the extended protocol cannot be answered here; the scope follows with the next statement.
       this.#rescope = true
       return true
     }
-    const messages: Buffer[] = []
-    for (const held of this.#held)
-      messages.push(parseMessage('', held), bindMessage('', []), executeMessage())
-    this.#ownReplies = this.#held.length + 1
+    const held = this.#takeHeld()
+    const send = (scope: Prefix): void => {
+      const messages: Uint8Array[] = []
+      for (const statement of held)
+        messages.push(parseMessage('', statement), bindMessage('', []), executeMessage())
+      if (!this.#prepared) messages.push(PREPARE_SCOPE)
+      messages.push(scope.bytes)
+      this.#ownReplies = held.length + 1
+      super._send(messages.length === 1 ? scope.bytes : Buffer.concat(messages))
+    }
+    send(this.#fresh ? prefix.first : prefix.next)
+    if (this.#fresh) {
+      const sent: Uint8Array[] = []
+      this.#record = {
+        synced: false,
+        sent,
+        again: () => {
+          send(prefix.next)
+          super._send(Buffer.concat(sent))
+        },
+      }
+    }
+    this.#fresh = false
+    return true
+  }
+
+  #takeHeld(): readonly string[] {
+    const held = this.#held
     this.#held = []
     this.#rescope = false
-    if (!this.#prepared) messages.push(PREPARE_SCOPE)
-    messages.push(prefix)
-    this._send(messages.length === 1 ? prefix : Buffer.concat(messages))
-    return true
+    return held
+  }
+
+  #startCleaning(record: Recording): void {
+    this.#ownReplies = 0
+    this.#record = undefined
+    this.#cleaner = new TemporaryObjectsCleaner(record.again)
+    if (!record.synced) super.sync()
+  }
+
+  #clean(step: CleanerStep, message: BackendMessage): void {
+    if (step.kind === 'wait') return
+    if (step.kind === 'send') return super.query(step.text)
+    this.#cleaner = undefined
+    if (step.kind === 'clean') return step.again()
+    this.#residue = 'temporary objects'
+    super.emit('errorMessage', this.#scopeFailed(step.cause))
+    this.emit('readyForQuery', message)
   }
 
   #completed(tag: string): void {
@@ -210,10 +322,9 @@ export class ScopedConnection extends PgConnectionBase {
 
   #scopeFailed(message: BackendMessage): TenancyError | BackendMessage {
     this.#ownReplies = 0
+    this.#record = undefined
     // The server is ending the connection: that is not about the scope.
     if (message.severity === 'FATAL') return message
-    // The statement behind it is skipped up to a Sync, which a simple query does not bring along.
-    if (this.#simple) this.sync()
     // Gone by a DEALLOCATE inside a function, say. It is prepared anew the next time.
     this.#prepared = this.#prepared && message.code !== '26000'
     const options = { cause: message, tenantId: this.#tenantId }
@@ -230,6 +341,11 @@ export class ScopedConnection extends PgConnectionBase {
         )
   }
 
+  #shiftPosition(message: BackendMessage): void {
+    const position = Number(message.position)
+    if (this.#shift > 0 && position > this.#shift) message.position = String(position - this.#shift)
+  }
+
   #ready(status: TransactionStatus): void {
     // A transaction that is open right after one ended was chained to it, and has no scope yet. (ROLLBACK TO reports the same tag: one scope too many does no harm.)
     if (status === 'T' && this.#chained) this.#rescope = true
@@ -238,5 +354,15 @@ export class ScopedConnection extends PgConnectionBase {
     this.#status = status
     this.#underWay = false
     this.#text = undefined
+    this.#shift = 0
   }
+}
+
+/** A statement that can be sent once more. */
+interface Recording {
+  /** Its batch has an end, so ReadyForQuery will come. */
+  synced: boolean
+  /** What was sent behind the scope; absent where `again` knows. */
+  readonly sent?: Uint8Array[]
+  readonly again: () => void
 }
