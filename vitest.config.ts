@@ -2,9 +2,11 @@ import { availableParallelism } from 'node:os'
 
 import { defineConfig } from 'vitest/config'
 
+import { plantPlugin } from './test/planted/plant-plugin.ts'
 import { CountReporter } from './test/support/src/count-reporter.ts'
 
 export default defineConfig({
+  plugins: [plantPlugin()],
   // Workspace packages are imported from their sources: no build before a test, and errors point at real lines.
   resolve: { conditions: ['source'] },
   ssr: { resolve: { conditions: ['source'], externalConditions: ['source'] } },

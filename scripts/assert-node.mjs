@@ -4,7 +4,7 @@
  */
 import { readFileSync } from 'node:fs'
 
-const pinned = /^ {2}node: (\S+)$/m.exec(
+const pinned = /^ {2}node: (\d\S*)$/m.exec(
   readFileSync(new URL('../pnpm-workspace.yaml', import.meta.url), 'utf8'),
 )?.[1]
 

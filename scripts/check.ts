@@ -28,7 +28,7 @@ const GATES: Readonly<Record<string, { about: string; run: () => Promise<GateRes
   },
   format: {
     about: 'biome, with the order of imports',
-    run: () => runCommand('biome', ['check', '--max-diagnostics=20', '--error-on-warnings']),
+    run: () => runCommand('biome', ['check', '--reporter=summary', '--error-on-warnings']),
   },
   unused: {
     about: 'knip: unused files, exports and dependencies; cycles',

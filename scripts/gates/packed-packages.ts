@@ -62,7 +62,7 @@ async function packageReport(found: WorkspacePackage, archives: string): Promise
     fault('the packed exports still hold the "source" condition')
   if (!existsSync(join(unpacked, 'LICENSE'))) fault('LICENSE is missing')
   if (!existsSync(join(unpacked, 'README.md'))) warnings.push(`${name}: README.md is missing`)
-  const tests = globSync('{src,dist}/**/*.{test,test-d}.*', { cwd: unpacked })
+  const tests = globSync('{src,dist}/**/*.{test,test-d,test-suite}.*', { cwd: unpacked })
   if (tests.length > 0) fault(`tests are in the archive: ${tests.join(', ')}`)
   if (existsSync(join(unpacked, 'dist/.tsbuildinfo'))) fault('dist/.tsbuildinfo is in the archive')
 

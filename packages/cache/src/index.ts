@@ -1,1 +1,7 @@
-export {}
+export type { CacheDriver, CacheEntry, CacheTtl } from './cache-driver.ts'
+export { MemoryCacheDriver, type MemoryDriverOptions, memoryDriver } from './drivers/memory.ts'
+export { RedisCacheDriver, type RedisDriverOptions, redisDriver } from './drivers/redis.ts'
+export { assertRedisReachable, type RedisReachableOptions } from './redis-reachable.ts'
+export { createTenantCache, TenantCache } from './tenant-cache.ts'
+export type { TenantCacheOptions } from './tenant-cache-options.ts'
+export { type RedisArguments, TenantRedis } from './tenant-redis.ts'

@@ -271,7 +271,7 @@ export class TenancyError<C extends TenancyErrorCode = TenancyErrorCode> extends
   readonly retryable: boolean
   /** What to do about it. */
   readonly hint: string
-  readonly tenantId?: string
+  declare readonly tenantId?: string
 
   constructor(code: C, message: string, options: TenancyErrorOptions = {}) {
     super(message, 'cause' in options ? { cause: options.cause } : undefined)

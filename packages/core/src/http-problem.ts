@@ -64,7 +64,7 @@ export function resolveProblemOptions(
  */
 export function problemDocument(
   error: unknown,
-  requestId?: string | undefined,
+  requestId?: string,
   options: ResolvedProblemOptions = { typeBase: undefined },
 ): ProblemDocument | undefined {
   if (!TenancyError.is(error)) return undefined

@@ -277,6 +277,7 @@ export class Tenancy {
         'forEach visits other tenants and cannot start inside one.',
       )
     this.#assertOpen()
+    if (selector.ids === undefined) assertStoreFinds(this.#store, 'list', 'forEach without ids')
     const results: ForEachResult<Awaited<T>>[] = []
     const tenants = this.#selected(selector)
     let stopped = false
@@ -329,7 +330,6 @@ export class Tenancy {
       }
       return
     }
-    if (selector.ids === undefined) assertStoreFinds(this.#store, 'list', 'forEach without ids')
     for (const id of [...new Set(selector.ids)].sort()) {
       const tenant = await this.lookup.find(assertTenantId(id))
       if (tenant !== undefined && matchesSelector(tenant, selector)) yield tenant

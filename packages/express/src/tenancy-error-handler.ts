@@ -42,7 +42,10 @@ export function tenancyErrorHandler(options: TenancyErrorHandlerOptions = {}): E
     res.setHeader('Content-Type', PROBLEM_MEDIA_TYPE)
     // A 404 may be stored without being asked to (RFC 9110, 15.1), and then outlives the creation of the tenant.
     res.setHeader('Cache-Control', 'no-store')
-    res.end(JSON.stringify(document))
+    const body = JSON.stringify(document)
+    // Node counts by itself, except where a Content-Length was removed before.
+    res.setHeader('Content-Length', Buffer.byteLength(body))
+    res.end(body)
   }
 }
 

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import { type Tenancy, TenancyError } from '@partywall/core'
-import { schemaOf } from './search-path.ts'
+import type { QueryResult } from 'pg'
+import { quoteIdentifier, schemaOf } from './search-path.ts'
 import { findShadowedTables, shadowError } from './shadowed-tables.ts'
 import type { TenantPool, TransactionQuery } from './tenant-pool.ts'
 
@@ -54,7 +55,7 @@ export async function loadMigrations(folder: URL): Promise<Migration[]> {
   }
 }
 
-const LEDGER = `create table if not exists partywall_migrations (
+const ledgerSql = (ledger: string): string => `create table if not exists ${ledger} (
   set_name text not null,
   position integer not null,
   id text not null,
@@ -87,21 +88,23 @@ export async function migrateTenant(
     await query("select pg_advisory_xact_lock(hashtextextended('partywall:migrate:' || $1, 0))", [
       schemaOf(tenant),
     ])
-    await query(LEDGER)
-    const pending = await pendingOf(query, set)
+    // Qualified: a migration may leave another search_path behind, and a schema without the right to it is skipped by the path.
+    const ledger = `${quoteIdentifier(schemaOf(tenant))}.partywall_migrations`
+    await query(ledgerSql(ledger))
+    const pending = await pendingOf(query, ledger, set)
     const first = set.migrations.length - pending.length
     for (const [index, { id, sql, checksum }] of pending.entries()) {
       try {
-        await query(sql)
+        assertSameTransaction(await query(sql))
         await query(
-          'insert into partywall_migrations (set_name, position, id, checksum) values ($1, $2, $3, $4)',
+          `insert into ${ledger} (set_name, position, id, checksum) values ($1, $2, $3, $4)`,
           [set.name, first + index, id, checksum],
         )
       } catch (cause) {
         throw failed(`Migration ${id} failed.`, cause)
       }
     }
-    const missing = await missingOf(query, set.requires ?? [])
+    const missing = await missingOf(query, schemaOf(tenant), set.requires ?? [])
     if (missing.length > 0) throw failed(`The schema lacks ${missing.join(', ')}.`)
     const shadowed = await findShadowedTables(
       { query },
@@ -114,10 +117,11 @@ export async function migrateTenant(
 
 async function pendingOf(
   query: TransactionQuery,
+  ledger: string,
   { name, migrations }: MigrationSet,
 ): Promise<readonly Migration[]> {
   const { rows } = await query<{ id: string; checksum: string }>(
-    'select id, checksum from partywall_migrations where set_name = $1 order by position',
+    `select id, checksum from ${ledger} where set_name = $1 order by position`,
     [name],
   )
   for (const [index, { id, checksum }] of rows.entries()) {
@@ -138,13 +142,29 @@ async function pendingOf(
   return migrations.slice(rows.length)
 }
 
-async function missingOf(query: TransactionQuery, requires: readonly string[]): Promise<string[]> {
+/** Text may hold statements that end the transaction: what is in front of one stays, and what is behind it is no longer all or nothing. */
+function assertSameTransaction(results: QueryResult | readonly QueryResult[]): void {
+  const ending = [results].flat().find(({ command }) => ENDS_TRANSACTION.has(command))
+  if (ending !== undefined)
+    throw new Error(
+      `The text holds a ${ending.command}; it ran up to there outside of the transaction.`,
+    )
+}
+
+const ENDS_TRANSACTION = new Set(['COMMIT', 'ROLLBACK', 'PREPARE TRANSACTION'])
+
+async function missingOf(
+  query: TransactionQuery,
+  schema: string,
+  requires: readonly string[],
+): Promise<string[]> {
   if (requires.length === 0) return []
   const { rows } = await query<{ name: string }>(
-    `select c.relname as name from pg_class c where c.relnamespace = current_schema()::regnamespace
+    `select c.relname as name from pg_class c where c.relnamespace = $1::regnamespace
      union all
      select c.relname || '.' || a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid
-     where c.relnamespace = current_schema()::regnamespace and a.attnum > 0 and not a.attisdropped`,
+     where c.relnamespace = $1::regnamespace and a.attnum > 0 and not a.attisdropped`,
+    [quoteIdentifier(schema)],
   )
   const present = new Set(rows.map(({ name }) => name))
   return requires.filter((name) => !present.has(name))

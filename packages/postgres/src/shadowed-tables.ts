@@ -22,10 +22,10 @@ export interface ShadowedTable {
 
 /** Finds tables, views and sequences of shared schemas that tenants have, or are to have, too. One query over pg_class, whatever the number of tenants. */
 export async function findShadowedTables(
-  { query }: Queryable,
+  database: Queryable,
   { schemas, sharedSchemas, expected = [] }: ShadowCheck,
 ): Promise<ShadowedTable[]> {
-  const { rows } = await query<ShadowedTable>(
+  const { rows } = await database.query<ShadowedTable>(
     `select distinct shared.relname as table, n.nspname as "sharedSchema"
      from pg_catalog.pg_class shared join pg_catalog.pg_namespace n on n.oid = shared.relnamespace
      where n.nspname = any($1) and shared.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
@@ -46,10 +46,7 @@ export async function findShadowedTables(
  * @throws {TenancyError} `ERR_TENANCY_SHARED_TABLE_SHADOWED`.
  */
 export async function assertNoShadowedTables(central: pg.Pool, check: ShadowCheck): Promise<void> {
-  const found = await findShadowedTables(
-    { query: central.query.bind(central) as pg.PoolClient['query'] },
-    check,
-  )
+  const found = await findShadowedTables(central as Queryable, check)
   if (found.length > 0) throw shadowError(found)
 }
 

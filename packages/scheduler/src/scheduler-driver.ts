@@ -61,7 +61,8 @@ export interface DriverJobRecord extends Pick<NewDriverJob, 'id' | 'name' | 'dat
   readonly failure?: string
 }
 
-export interface DriverScheduleRecord extends Pick<NewDriverSchedule, 'id' | 'name' | 'data' | 'timing'> {
+export interface DriverScheduleRecord
+  extends Pick<NewDriverSchedule, 'id' | 'name' | 'data' | 'timing'> {
   readonly paused: boolean
   /** Absent while paused. */
   readonly nextRunAt?: number

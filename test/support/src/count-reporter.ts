@@ -16,6 +16,8 @@ export class CountReporter implements Reporter {
       for (const suite of testModule.children.allSuites()) counts.failed += suite.errors().length
       for (const test of testModule.children.allTests()) counts[test.result().state]++
     }
+    // Servers that cannot be started, a filter that fits no file: nothing ran, and that is no success.
+    if (reason !== 'passed' && counts.failed === 0) counts.failed = 1
     const { passed, failed, skipped, pending } = counts
     const unfinished = pending > 0 || reason === 'interrupted' ? `, ${pending} not finished` : ''
     process.stdout.write(`\n${passed} passed, ${failed} failed, ${skipped} skipped${unfinished}\n`)

@@ -82,6 +82,9 @@ export function chosenServerSource(): ServerSource | undefined {
   throw new Error(`PARTYWALL_TEST_SERVERS must be "docker" or "local", got "${source}".`)
 }
 
+/** How long images may take to be pulled and their servers to start: a registry that never answers must not hold the run. */
+const CONTAINER_MS = 180_000
+
 /** `undefined` where there is no engine, or where it has no image and no way to one. */
 async function inContainer(
   start: () => Promise<RunningServer>,
@@ -89,13 +92,22 @@ async function inContainer(
   const source = chosenServerSource()
   if (source === 'local') return undefined
   if (source === undefined && !(await dockerEngineAnswers())) return undefined
+  const starting = start()
+  const tooLate = Promise.withResolvers<never>()
+  const timer = setTimeout(() => {
+    tooLate.reject(new Error(`no server within ${CONTAINER_MS / 1_000} seconds`))
+    // Should it come up after all, it goes away again.
+    starting.then((server) => server.stop()).catch(() => {})
+  }, CONTAINER_MS)
   try {
-    return await start()
+    return await Promise.race([starting, tooLate.promise])
   } catch (error) {
     if (source === 'docker') throw error
     process.stderr.write(
       `Docker answers, but starts no server (${String(error)}); trying local programs.\n`,
     )
     return undefined
+  } finally {
+    clearTimeout(timer)
   }
 }

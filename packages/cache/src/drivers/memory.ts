@@ -83,12 +83,7 @@ export class MemoryCacheDriver implements CacheDriver {
     return existed
   }
 
-  increment(
-    scope: TenantScope,
-    key: string,
-    by: number,
-    ttlMs: CacheTtl,
-  ): number | undefined {
+  increment(scope: TenantScope, key: string, by: number, ttlMs: CacheTtl): number | undefined {
     const current = this.#shares.get(scope.tenant.id)?.entries.get(key)
     if (current !== undefined && !/^-?\d+$/.test(current)) return undefined
     const sum = Number(current ?? 0) + by

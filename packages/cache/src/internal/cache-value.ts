@@ -12,7 +12,11 @@ export function encodeCacheValue(key: string, value: unknown): string {
   try {
     text = JSON.stringify(value, refuseWhatJsonLoses)
   } catch (cause) {
-    throw invalid(key, cause instanceof Error ? cause.message : 'it cannot be turned into JSON', cause)
+    throw invalid(
+      key,
+      cause instanceof Error ? cause.message : 'it cannot be turned into JSON',
+      cause,
+    )
   }
   if (text === undefined) throw invalid(key, 'undefined means that there is no entry; use delete()')
   return text

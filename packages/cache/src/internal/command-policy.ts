@@ -21,13 +21,7 @@ import {
   sortPositions,
   streamPositions,
 } from './key-positions.ts'
-import {
-  type ReplyStrip,
-  stripFirst,
-  stripKeys,
-  stripScan,
-  stripStreams,
-} from './reply-keys.ts'
+import { type ReplyStrip, stripFirst, stripKeys, stripScan, stripStreams } from './reply-keys.ts'
 import { addPatternPrefix, addPrefix, stripPrefix } from './wire-key.ts'
 
 /** What becomes of a command. */
@@ -59,8 +53,8 @@ const RULES = new Map<string, CommandRule>()
 // `OBJECT ENCODING` stands as `object encoding`.
 const SUBCOMMAND_RULES = new Map<string, CommandRule>()
 
-function rule(names: string, value: CommandRule, rules = RULES): void {
-  for (const name of words(names)) rules.set(name, value)
+function rule(names: string, value: CommandRule): void {
+  for (const name of words(names)) RULES.set(name, value)
 }
 
 function words(names: string): string[] {
@@ -88,19 +82,17 @@ rule('xread xreadgroup', keyed(streamPositions, stripStreams))
 rule('keys', { kind: 'keyed', positions: keysPattern, pattern: true, strip: stripKeys })
 rule('scan', { kind: 'keyed', positions: scanPatterns, pattern: true, strip: stripScan })
 rule('dbsize flushdb randomkey', { kind: 'emulated' })
+rule('multi exec discard', { kind: 'transaction' })
 rule('quit', { kind: 'quit' })
 rule(HARMLESS, HARMLESS_RULE)
 for (const [name, subcommands] of Object.entries(SECOND_KEY))
   for (const subcommand of words(subcommands))
-    rule_(name, subcommand, keyed(secondArgument))
+    subcommandRule(name, subcommand, keyed(secondArgument))
 for (const [name, subcommands] of Object.entries(HARMLESS_SUBCOMMANDS))
-  for (const subcommand of words(subcommands)) rule_(name, subcommand, HARMLESS_RULE)
+  for (const subcommand of words(subcommands)) subcommandRule(name, subcommand, HARMLESS_RULE)
 for (const [names, reason] of REFUSALS) rule(names, { kind: 'refused', reason })
-// After the refusals, which hold the reason for these outside of a pipeline.
-const TRANSACTION_REASON = RULES.get('multi')
-rule('multi exec discard', { kind: 'transaction' })
 
-function rule_(name: string, subcommand: string, value: CommandRule): void {
+function subcommandRule(name: string, subcommand: string, value: CommandRule): void {
   SUBCOMMAND_RULES.set(`${name} ${subcommand}`, value)
 }
 
@@ -115,4 +107,37 @@ export function ruleFor(name: unknown, args: readonly CommandArgument[]): Comman
     SUBCOMMAND_RULES.get(`${lowerCase} ${String(args[0]).toLowerCase()}`) ??
     UNLISTED
   )
+}
+
+/**
+ * Puts a tenant's prefix before every key in `args`, in place. Returns why it cannot, if it cannot: then nothing was changed
+ * that would reach a server.
+ */
+export function scopeArguments(
+  rule: CommandRule & { kind: 'keyed' },
+  name: string,
+  args: CommandArgument[],
+  prefix: string,
+): string | undefined {
+  const positions = rule.positions(args, name)
+  if (typeof positions === 'string') return positions
+  const add = rule.pattern === true ? addPatternPrefix : addPrefix
+  for (const position of positions) args[position] = add(prefix, args[position] ?? '')
+  return undefined
+}
+
+/** The arguments of a command that was sent, as its caller wrote them. For error objects. */
+export function unscopedArguments(
+  name: string,
+  args: readonly CommandArgument[],
+  prefix: string,
+): CommandArgument[] {
+  const copy = [...args]
+  const rule = ruleFor(name, copy)
+  if (rule.kind !== 'keyed') return copy
+  const positions = rule.positions(copy, name)
+  if (typeof positions === 'string') return copy
+  for (const position of positions)
+    copy[position] = stripPrefix(prefix, copy[position]) ?? copy[position] ?? ''
+  return copy
 }

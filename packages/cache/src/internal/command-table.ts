@@ -58,10 +58,6 @@ export const REFUSALS: readonly (readonly [names: string, reason: string])[] = [
     'WATCH belongs to a connection, and this one is shared by all tenants. Use a Lua script with declared keys.',
   ],
   [
-    'multi exec discard',
-    'A transaction on a connection that tenants share would mix their commands. Use redis.multi() without { pipeline: false }.',
-  ],
-  [
     'select move swapdb reset auth hello readonly readwrite asking',
     'It changes the state of a connection that all tenants share.',
   ],
@@ -70,3 +66,7 @@ export const REFUSALS: readonly (readonly [names: string, reason: string])[] = [
   ['monitor', 'It shows the commands of every tenant. Use redis.central.'],
   ['migrate restore-asking', 'It moves keys past the isolation. Use redis.central.'],
 ]
+
+/** MULTI, EXEC and DISCARD are right inside a pipeline, which is written in one piece. */
+export const BARE_TRANSACTION_REASON =
+  'A transaction on a connection that tenants share would mix their commands. Use redis.multi(), without { pipeline: false }.'

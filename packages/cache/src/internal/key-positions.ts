@@ -18,7 +18,7 @@ export const secondArgument: KeyPositions = (args) => (args.length > 1 ? SECOND 
 
 /** Keys at positions that depend on the number of arguments only. */
 export const fixedRange: KeyPositions = (args, name) =>
-  getKeyIndexes(name, args as string[])
+  getKeyIndexes(name, args as string[], { nameCaseInsensitive: true })
     .map(Number)
     .filter((index) => index < args.length)
 
@@ -125,7 +125,7 @@ export const streamPositions: KeyPositions = (args) => {
 /** The pattern of KEYS. */
 export const keysPattern: KeyPositions = (args) => (args.length === 1 ? FIRST : [])
 
-/** Every MATCH of SCAN. One is added where there is none. */
+/** Every MATCH of SCAN. Where there is none, one is added to `args`. */
 export const scanPatterns: KeyPositions = (args) => {
   const positions: number[] = []
   for (let index = 1; index < args.length; index++) {
@@ -141,6 +141,7 @@ export const scanPatterns: KeyPositions = (args) => {
         return unknownOption(args[index])
     }
   }
+  if (positions.length === 0) positions.push(args.push('MATCH', '*') - 1)
   return complete(positions, args)
 }
 

@@ -19,10 +19,14 @@ export function loadIoredis(
     if ((cause as { code?: unknown }).code !== 'MODULE_NOT_FOUND') throw cause
     class Missing {
       constructor() {
-        throw new TenancyError('ERR_TENANCY_PEER_MISSING', 'TenantRedis needs the package ioredis.', {
-          cause,
-          hint: 'Install it: npm install ioredis',
-        })
+        throw new TenancyError(
+          'ERR_TENANCY_PEER_MISSING',
+          'TenantRedis needs the package ioredis.',
+          {
+            cause,
+            hint: 'Install it: npm install ioredis',
+          },
+        )
       }
     }
     return { Redis: Missing, Command: Missing } as unknown as IoredisModule
@@ -33,3 +37,8 @@ const ioredis = loadIoredis()
 
 export const Redis: typeof Ioredis.Redis = ioredis.Redis
 export const Command: typeof Ioredis.Command = ioredis.Command
+
+/** Constructs a plain client. Its constructor takes many forms, each with a signature of its own and none for all. */
+export function plainRedis(...args: readonly unknown[]): Ioredis.Redis {
+  return new Redis(...(args as unknown as []))
+}

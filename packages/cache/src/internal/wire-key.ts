@@ -20,8 +20,7 @@ export function addPatternPrefix(prefix: string, pattern: CommandArgument): Comm
 
 /** The key without the prefix, in the form that it came in; `undefined` if it is not this tenant's. */
 export function stripPrefix(prefix: string, key: unknown): CommandArgument | undefined {
-  if (typeof key === 'string')
-    return key.startsWith(prefix) ? key.slice(prefix.length) : undefined
+  if (typeof key === 'string') return key.startsWith(prefix) ? key.slice(prefix.length) : undefined
   if (!Buffer.isBuffer(key)) return undefined
   // Prefixes are ASCII, so bytes are characters.
   const own = key.subarray(0, prefix.length).equals(Buffer.from(prefix))

@@ -209,7 +209,7 @@ export class LookupCache<V extends object> {
     const now = this.#hooks.now()
     this.#budget = Math.min(
       maxUnknownPerSecond,
-      this.#budget + ((now - this.#budgetAt) / 1000) * maxUnknownPerSecond,
+      this.#budget + (Math.max(0, now - this.#budgetAt) / 1000) * maxUnknownPerSecond,
     )
     this.#budgetAt = now
     return this.#budget >= 1

@@ -2,6 +2,7 @@ import { TenancyError } from '../errors.ts'
 import { assertName } from '../internal/assert-name.ts'
 import { describeValue } from '../internal/describe-value.ts'
 import { chain, isPromise, type MaybePromise } from '../internal/maybe-promise.ts'
+import { functionOption } from '../internal/options.ts'
 import { assertUnambiguousJwt } from '../internal/unambiguous-jwt.ts'
 import { assertKnownKeys } from '../known-keys.ts'
 import type { TenancyRequest } from '../tenancy-request.ts'
@@ -42,6 +43,8 @@ export function claim(name: string, options: ClaimOptions): TenantResolver {
   assertKnownKeys('claim()', options, ['verify', 'claims'])
   if ('verify' in options === 'claims' in options)
     throw new TenancyError('ERR_TENANCY_OPTION_INVALID', 'claim() needs either verify or claims.')
+  if ('verify' in options) functionOption('claim({ verify })', options.verify)
+  else functionOption('claim({ claims })', options.claims)
   const tenantOf = ({ claims, tenantId }: VerifiedToken): string => {
     const value = Object.hasOwn(claims, name) ? claims[name] : undefined
     if (!isTenantId(value))

@@ -19,7 +19,13 @@ export async function watchChannel(
   let delay = FIRST_DELAY_MS
 
   const open = async (): Promise<void> => {
-    const next = new pg.Client({ ...config, keepAlive: true })
+    // A pool hides its password from enumeration, so a copy of its options lacks it.
+    const { password } = config
+    const next = new pg.Client({
+      ...config,
+      ...(password === undefined ? {} : { password }),
+      keepAlive: true,
+    })
     next.on('notification', ({ payload }) => onMessage(payload ?? ''))
     next.on('error', () => undefined)
     try {
@@ -32,6 +38,8 @@ export async function watchChannel(
       throw error
     }
     client = next
+    // A subscription alone is no reason for a script to go on.
+    ;(next as unknown as { unref(): void }).unref()
     delay = FIRST_DELAY_MS
     if (closed) await next.end()
   }
@@ -45,8 +53,6 @@ export async function watchChannel(
   }
 
   await open()
-  // A subscription alone is no reason for a script to go on.
-  ;(client as unknown as { unref(): void } | undefined)?.unref()
   return {
     [Symbol.asyncDispose]: async () => {
       closed = true

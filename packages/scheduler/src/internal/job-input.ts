@@ -1,5 +1,6 @@
 import { assertKnownKeys, TenancyError } from '@partywall/core'
 import type { EnqueueOptions, RetryOptions, ScheduleTiming } from '../job.ts'
+import type { NewDriverJob } from '../scheduler-driver.ts'
 import { nextCronRun } from './cron.ts'
 
 const NAME = /^[A-Za-z][A-Za-z0-9_.:-]{0,127}$/
@@ -41,17 +42,19 @@ export function jobData(data: unknown): string | undefined {
   return json
 }
 
-export function enqueueOptions(options: EnqueueOptions): { delayMs: number } & Required<RetryOptions> {
+export function enqueueOptions(
+  options: EnqueueOptions,
+): Pick<NewDriverJob, 'attempts' | 'backoffMs' | 'delayMs'> {
   known('enqueue options', options, ['id', 'delayMs', 'attempts', 'backoffMs'])
   return { ...retry(options), delayMs: milliseconds('delayMs', options.delayMs ?? 0, 0) }
 }
 
-export function retryOptions(options: RetryOptions): { attempts: number; backoffMs: number } {
+export function retryOptions(options: RetryOptions): Pick<NewDriverJob, 'attempts' | 'backoffMs'> {
   known('schedule options', options, ['attempts', 'backoffMs'])
   return retry(options)
 }
 
-function retry(options: RetryOptions): { attempts: number; backoffMs: number } {
+function retry(options: RetryOptions): Pick<NewDriverJob, 'attempts' | 'backoffMs'> {
   const attempts = options.attempts ?? 1
   if (!Number.isSafeInteger(attempts) || attempts < 1 || attempts > 1_000)
     throw invalid(`attempts must be a whole number from 1 to 1,000, got ${describe(attempts)}.`)
@@ -68,7 +71,7 @@ export function scheduleTiming(timing: ScheduleTiming): ScheduleTiming {
     if (timezone !== undefined) throw invalid('timezone goes with cron, not with everyMs.')
     return Object.freeze({ everyMs: milliseconds('everyMs', everyMs, 1) })
   }
-  const zone = timezone ?? 'UTC'
+  const zone = timezone === undefined ? 'UTC' : timezone
   if (typeof zone !== 'string' || !ZONE.test(zone) || !isTimeZone(zone))
     throw invalid(`timezone must be an IANA name such as Europe/Berlin, got ${describe(zone)}.`)
   // Croner also takes ISO dates and seven fields; neither is a schedule that comes again.

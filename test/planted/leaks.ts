@@ -1,0 +1,246 @@
+/** A bug of the kind that leaks one tenant's data to another, and the row of the suite that must catch it. */
+export interface PlantedLeak {
+  readonly name: string
+  /** What somebody might have written, in a sentence. */
+  readonly what: string
+  /** The row of the isolation suite that must turn red. */
+  readonly row: string
+  /** The test files to run. */
+  readonly files: readonly string[]
+  /** Changes to the sources: `find` must stand exactly once. */
+  readonly edits: readonly {
+    readonly file: string
+    readonly find: string
+    readonly replace: string
+  }[]
+}
+
+const CONTEXT = 'packages/core/src/tenant-context.ts'
+const RESOLUTION = 'packages/core/src/resolution.ts'
+const CONNECTION = 'packages/postgres/src/internal/scoped-connection.ts'
+const PREFIX = 'packages/postgres/src/internal/tenant-prefix.ts'
+const POOL = 'packages/postgres/src/tenant-pool.ts'
+
+export const plantedLeaks: readonly PlantedLeak[] = [
+  {
+    name: 'enter-with',
+    what: 'the context is entered by enterWith, which leaks into the caller',
+    row: 'C4',
+    files: ['test/isolation/context.test.ts'],
+    edits: [
+      {
+        file: CONTEXT,
+        find: '    }\n    return this.#storage.run(Object.freeze({ owner: this, scope }), fn, scope)',
+        replace:
+          '    }\n    this.#storage.enterWith(Object.freeze({ owner: this, scope }))\n    return fn(scope)',
+      },
+    ],
+  },
+  {
+    name: 'module-level-tenant',
+    what: 'the current tenant is a variable of the process',
+    row: 'C1',
+    files: ['test/isolation/context.test.ts'],
+    edits: [
+      {
+        file: CONTEXT,
+        find: '    return state !== undefined && state.owner === this ? state.scope : undefined',
+        replace:
+          '    return state === undefined ? undefined : (globalThis as unknown as { last?: TenantScope }).last',
+      },
+      {
+        file: CONTEXT,
+        find: '    const state = this.#storage.getStore()\n    if (state !== undefined) {',
+        replace:
+          '    const state = this.#storage.getStore()\n    ;(globalThis as unknown as { last?: TenantScope }).last = scope\n    if (state !== undefined) {',
+      },
+    ],
+  },
+  {
+    name: 'unknown-becomes-default',
+    what: 'a tenant that is not found becomes the default tenant',
+    row: 'I2',
+    files: [
+      'test/isolation/identification-http.test.ts',
+      'test/isolation/identification-core.test.ts',
+    ],
+    edits: [
+      {
+        file: RESOLUTION,
+        find: "      if (tenant === undefined) return this.#refuse(candidate, 'unknown')",
+        replace:
+          "      if (tenant === undefined)\n        return this.#fallback === undefined || candidate.source === 'fallback' ? this.#refuse(candidate, 'unknown') : this.#admit(this.#fallback, request, details)",
+      },
+    ],
+  },
+  {
+    name: 'first-source-wins',
+    what: 'the first source wins where two disagree',
+    row: 'I1',
+    files: ['test/isolation/identification-http.test.ts'],
+    edits: [
+      {
+        file: RESOLUTION,
+        find: '      else if (candidate.id !== id)',
+        replace: '      else if (candidate.id === "")',
+      },
+    ],
+  },
+  {
+    name: 'membership-ignored',
+    what: 'what authorize answers is not looked at',
+    row: 'I1',
+    files: ['test/isolation/identification-http.test.ts'],
+    edits: [
+      {
+        file: RESOLUTION,
+        find: "          if (granted === undefined) return this.#refuse(candidate, 'forbidden')\n",
+        replace: '',
+      },
+    ],
+  },
+  {
+    name: 'first-of-joined-headers',
+    what: 'of a repeated header the first value counts',
+    row: 'I4',
+    files: ['test/isolation/identification-http.test.ts'],
+    edits: [
+      {
+        file: 'packages/core/src/resolvers/header.ts',
+        find: "      if (value?.includes(','))\n        throw",
+        replace:
+          "      if (value?.includes(',')) return value.split(',')[0]\n      if (value === 'never')\n        throw",
+      },
+    ],
+  },
+  {
+    name: 'registry-is-an-object',
+    what: 'tenants are looked up in a plain object',
+    row: 'I14',
+    files: ['test/isolation/identification-core.test.ts'],
+    edits: [
+      {
+        file: 'packages/core/src/memory-tenant-store.ts',
+        find: '    return this.#tenants.get(id)\n  }\n\n  async findByDomain',
+        replace:
+          '    return (Object.fromEntries(this.#tenants) as Record<string, Tenant>)[id]\n  }\n\n  async findByDomain',
+      },
+    ],
+  },
+  {
+    name: 'session-set',
+    what: 'the search_path is set for the session, once for each checkout',
+    row: 'D1',
+    files: ['test/isolation/database.test.ts'],
+    edits: [
+      {
+        file: PREFIX,
+        find: "set_config('search_path', $1, true)",
+        replace: "set_config('search_path', $1, false)",
+      },
+      {
+        file: CONNECTION,
+        find: "    return this.#status === 'I' || (this.#status === 'T' && this.#rescope)",
+        replace: '    return this.#fresh',
+      },
+    ],
+  },
+  {
+    name: 'memoised-tenant',
+    what: 'the scope of the first tenant is kept for all',
+    row: 'D1',
+    files: ['test/isolation/database.test.ts'],
+    edits: [
+      {
+        file: PREFIX,
+        find: 'new WeakMap<Tenant, TenantPrefix>()',
+        replace:
+          '{ first: undefined as TenantPrefix | undefined, get(_: Tenant) { return this.first }, set(_: Tenant, bytes: TenantPrefix) { this.first ??= bytes } }',
+      },
+    ],
+  },
+  {
+    name: 'transaction-status-ignored',
+    what: 'a client goes back to the pool with its transaction open',
+    row: 'D3',
+    files: ['test/isolation/database.test.ts'],
+    edits: [
+      {
+        file: CONNECTION,
+        find: "    if (this.#status === 'T') return 'an open transaction'\n    if (this.#status === 'E') return 'a failed transaction'\n",
+        replace: '',
+      },
+    ],
+  },
+  {
+    name: 'client-after-release',
+    what: 'a client can be used after it was released',
+    row: 'D4',
+    files: ['test/isolation/database.test.ts'],
+    edits: [
+      {
+        file: 'packages/postgres/src/internal/client-handle.ts',
+        find: "    if (released)\n      return new TenancyError('ERR_TENANCY_USE_AFTER_RELEASE', 'The client was released.'",
+        replace:
+          "    if (scope.source === 'never')\n      return new TenancyError('ERR_TENANCY_USE_AFTER_RELEASE', 'The client was released.'",
+      },
+    ],
+  },
+  {
+    name: 'unawaited-queries',
+    what: 'a client goes back to the pool with statements under way',
+    row: 'D5',
+    files: ['test/isolation/database.test.ts'],
+    edits: [
+      {
+        file: 'packages/postgres/src/tenant-client.ts',
+        find: "this.settled ? this.#connection.residue : 'an unfinished statement'",
+        replace: 'undefined',
+      },
+      {
+        file: 'packages/postgres/src/tenant-client.ts',
+        find: '    if (!this.settled) this.#connection.stream.destroy()\n',
+        replace: '',
+      },
+      {
+        file: 'packages/postgres/src/tenant-client.ts',
+        find: '    this.#tenant = undefined\n    this.#connection.takeBack()\n    return reason',
+        replace: '    return reason',
+      },
+    ],
+  },
+  {
+    name: 'no-tenant-carries-on',
+    what: 'a query without a tenant runs on the central pool',
+    row: 'D6',
+    files: ['test/isolation/database.test.ts'],
+    edits: [
+      {
+        file: POOL,
+        find: '    if (opened instanceof TenancyError) return Promise.reject(opened)\n    return new Promise((resolve, reject) => {\n      this.#runOnce(',
+        replace:
+          '    if (opened instanceof TenancyError) return this.central.query(args[0] as string, args[1] as unknown[])\n    return new Promise((resolve, reject) => {\n      this.#runOnce(',
+      },
+    ],
+  },
+  {
+    name: 'missing-schema-skipped',
+    what: 'nobody checks that the schema exists, so the shared one answers',
+    row: 'D7',
+    files: ['test/isolation/database.test.ts'],
+    edits: [{ file: PREFIX, find: '$2::pg_catalog.regnamespace', replace: '$2::pg_catalog.text' }],
+  },
+  {
+    name: 'shadowed-tables-allowed',
+    what: 'a table may exist in a shared schema and in tenants',
+    row: 'D8',
+    files: ['test/isolation/database.test.ts'],
+    edits: [
+      {
+        file: 'packages/postgres/src/shadowed-tables.ts',
+        find: '    [sharedSchemas, schemas, expected],\n  )\n  return rows',
+        replace: '    [sharedSchemas, schemas, expected],\n  )\n  return rows.slice(rows.length)',
+      },
+    ],
+  },
+]
