@@ -257,17 +257,14 @@ describe('C6', () => {
           setImmediate(look)
           void Promise.resolve().then(look)
           void Promise.reject(new Error('x')).catch(look)
-          interval = setInterval(
-            function once(this: NodeJS.Timeout) {
+          interval = setInterval(function once(this: NodeJS.Timeout) {
+            look()
+            clearInterval(this)
+            setTimeout(() => {
               look()
-              clearInterval(this)
-              setTimeout(() => {
-                look()
-                done.resolve()
-              }, 1)
-            },
-            1,
-          )
+              done.resolve()
+            }, 1)
+          }, 1)
           await done.promise
         }),
       ),
@@ -329,7 +326,10 @@ describe('C6', () => {
 
   test('C6 a worker thread has no tenant, and is told by its message', async () => {
     await converse(() => {
-      const code = program("require('node:worker_threads').parentPort.on.bind(require('node:worker_threads').parentPort, 'message')", "require('node:worker_threads').parentPort.postMessage")
+      const code = program(
+        "require('node:worker_threads').parentPort.on.bind(require('node:worker_threads').parentPort, 'message')",
+        "require('node:worker_threads').parentPort.postMessage",
+      )
       const worker = new Worker(code, { eval: true, execArgv: ['--conditions=source'] })
       return Object.assign(worker, {
         tell: (message: object) => worker.postMessage(message),
@@ -342,7 +342,11 @@ describe('C6', () => {
     await converse(() => {
       const child = spawn(
         process.execPath,
-        ['--conditions=source', '-e', program("process.on.bind(process, 'message')", 'process.send')],
+        [
+          '--conditions=source',
+          '-e',
+          program("process.on.bind(process, 'message')", 'process.send'),
+        ],
         { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] },
       )
       return Object.assign(child, {

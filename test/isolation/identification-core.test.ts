@@ -114,7 +114,9 @@ describe('I2', () => {
   })
 
   test('I2 an unknown custom domain is a 404, neither the default nor the first tenant', async () => {
-    const { send, refusal } = await setUp({ resolve: [domain({ own: 'x.io' }), fallback('public')] })
+    const { send, refusal } = await setUp({
+      resolve: [domain({ own: 'x.io' }), fallback('public')],
+    })
     expect(await refusal({ host: 'hooli.example' }, 1)).toMatchObject({
       code: 'ERR_TENANCY_TENANT_UNKNOWN',
       status: 404,
@@ -203,13 +205,18 @@ describe('I7', () => {
     expect(await refusal({ host }, 0)).toMatchObject({ code, status: 400 })
   })
 
-  test.each([undefined, 'x.io', 'www.x.io', 'localhost', '127.0.0.1', '[::1]:80', 'acme.evil-x.io'])(
-    'I7 the host %j names no tenant',
-    async (host) => {
-      const { send } = await setUp()
-      expect(await send(host === undefined ? {} : { host })).toBe('public')
-    },
-  )
+  test.each([
+    undefined,
+    'x.io',
+    'www.x.io',
+    'localhost',
+    '127.0.0.1',
+    '[::1]:80',
+    'acme.evil-x.io',
+  ])('I7 the host %j names no tenant', async (host) => {
+    const { send } = await setUp()
+    expect(await send(host === undefined ? {} : { host })).toBe('public')
+  })
 })
 
 describe('I8', () => {
@@ -310,7 +317,9 @@ describe('I9', () => {
       .setProtectedHeader({ alg: 'ES256', kid })
       .sign((keys[signedBy] as KeyPair).privateKey)
   }
-  const bearer = (token: string): RequestParts => ({ headers: { authorization: `Bearer ${token}` } })
+  const bearer = (token: string): RequestParts => ({
+    headers: { authorization: `Bearer ${token}` },
+  })
 
   test('I9 a valid token enters its tenant, each its own', async () => {
     const { send, counts } = await withTokens()
@@ -375,7 +384,7 @@ describe('I9', () => {
       const input = `${encode({ alg: 'ES256', kid: 'acme' })}.${encode(payload)}`
       const signature = await crypto.subtle.sign(
         { name: 'ECDSA', hash: 'SHA-256' },
-        (keys['acme'] as KeyPair).privateKey as CryptoKey,
+        (keys['acme'] as KeyPair).privateKey as Parameters<typeof crypto.subtle.sign>[1],
         Buffer.from(input),
       )
       return `${input}.${Buffer.from(signature).toString('base64url')}`
@@ -398,10 +407,12 @@ describe('I9', () => {
   test('I9 a token and a header that disagree are a 400; a bad token is not outvoted by a good header', async () => {
     const { refusal, send } = await withTokens()
     const authorization = `Bearer ${await tokenOf({ tid: 'acme' })}`
-    expect(await refusal({ headers: { authorization, 'x-tenant-id': 'globex' } }, 0)).toMatchObject({
-      code: 'ERR_TENANCY_SOURCES_DISAGREE',
-      status: 400,
-    })
+    expect(await refusal({ headers: { authorization, 'x-tenant-id': 'globex' } }, 0)).toMatchObject(
+      {
+        code: 'ERR_TENANCY_SOURCES_DISAGREE',
+        status: 400,
+      },
+    )
     expect(
       await refusal({ headers: { authorization: 'Bearer x', 'x-tenant-id': 'acme' } }, 0),
     ).toMatchObject({ status: 401 })
@@ -464,7 +475,9 @@ describe('I13', () => {
     const { store, refusal, send } = await setUp()
     await Promise.all(
       Array.from({ length: 1_000 }, () =>
-        expect(send({ headers: { 'x-tenant-id': 'hooli' } })).rejects.toMatchObject({ status: 404 }),
+        expect(send({ headers: { 'x-tenant-id': 'hooli' } })).rejects.toMatchObject({
+          status: 404,
+        }),
       ),
     )
     expect(store.calls).toBe(1)
@@ -496,7 +509,9 @@ describe('I14', () => {
   })
 
   test.each(names)('I14 %s is no tenant of a store that is a plain object', async (name) => {
-    const registry: Record<string, Tenant> = { acme: createTenant({ id: 'acme', name: 'canary of acme' }) }
+    const registry: Record<string, Tenant> = {
+      acme: createTenant({ id: 'acme', name: 'canary of acme' }),
+    }
     const tenancy = createTenancy({
       store: {
         findById: async (id) => registry[id],
@@ -537,17 +552,22 @@ describe('I14', () => {
       Object,
       [],
       'acme',
-      { id: 'acme', get status() {
-        // Asked once and copied: it cannot say one thing to the check and another to the handler.
-        return turnOf++ === 0 ? 'active' : 'ok'
-      } },
+      {
+        id: 'acme',
+        get status() {
+          // Asked once and copied: it cannot say one thing to the check and another to the handler.
+          return turnOf++ === 0 ? 'active' : 'ok'
+        },
+      },
     ]
     for (const answer of answers) {
       turnOf = 0
       const tenancy = createTenancy({ store: { findById: async () => answer as Tenant } })
       const entered = await tenancy.run('acme', ({ tenant }) => tenant).catch((error) => error)
       if (entered instanceof Error)
-        expect((entered as TenancyError).code).toMatch(/^ERR_TENANCY_(STORE_UNAVAILABLE|TENANT_SUSPENDED)$/)
+        expect((entered as TenancyError).code).toMatch(
+          /^ERR_TENANCY_(STORE_UNAVAILABLE|TENANT_SUSPENDED)$/,
+        )
       else expect(entered).toMatchObject({ id: 'acme', name: 'acme', status: 'active' })
     }
   })

@@ -6,10 +6,7 @@ const codes = Object.keys(ERRORS) as TenancyErrorCode[]
 
 /** The rows of the table: code to what its cells say. */
 async function documentedErrors(): Promise<Map<string, string[]>> {
-  const text = await readFile(
-    new URL('../../../docs/reference/errors.md', import.meta.url),
-    'utf8',
-  )
+  const text = await readFile(new URL('../../../docs/reference/errors.md', import.meta.url), 'utf8')
   const rows = new Map<string, string[]>()
   for (const line of text.split('\n')) {
     const cells = line.split(/(?<!\\)\|/).map((cell) => cell.trim())
@@ -24,7 +21,11 @@ async function documentedErrors(): Promise<Map<string, string[]>> {
 describe('the error catalogue', () => {
   it('is what docs/reference/errors.md says, code by code, both ways', async () => {
     const documented = await documentedErrors()
-    const fromCode = codes.map((code) => [code, `${ERRORS[code].status}`, yes(ERRORS[code].retryable)])
+    const fromCode = codes.map((code) => [
+      code,
+      `${ERRORS[code].status}`,
+      yes(ERRORS[code].retryable),
+    ])
     const fromDocs = [...documented].map(([code, [status, retryable]]) => [code, status, retryable])
     expect(fromDocs.sort()).toEqual(fromCode.sort())
   })

@@ -98,6 +98,7 @@ export {
 export { type ContextMode, TenantContext } from './tenant-context.ts'
 export { assertTenantId, isTenantId, RESERVED_TENANT_IDS } from './tenant-id.ts'
 export type { TenantLookup } from './tenant-lookup.ts'
+export { tenantPlace } from './tenant-place.ts'
 export type { ResolverServices, TenantResolver, TenantResolverFunction } from './tenant-resolver.ts'
 export { type Actor, isTenantScope, type ScopeDetails, type TenantScope } from './tenant-scope.ts'
 export { matchesSelector, type TenantSelector, type TenantStore } from './tenant-store.ts'

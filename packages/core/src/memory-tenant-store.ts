@@ -1,6 +1,7 @@
 import { TenancyError } from './errors.ts'
 import { PHYSICAL_KINDS, physicalName } from './physical-names.ts'
 import { createTenant, type Tenant, type TenantInput } from './tenant.ts'
+import { tenantPlace } from './tenant-place.ts'
 import { matchesSelector, type TenantSelector, type TenantStore } from './tenant-store.ts'
 
 /** A {@link TenantStore} in memory, for tests, scripts and applications whose tenants stand in their configuration. */
@@ -88,7 +89,7 @@ export class MemoryTenantStore implements TenantStore {
           { tenantId: tenant.id },
         )
     }
-    const names = [...PHYSICAL_KINDS.map((kind) => nameKey(kind, tenant.id)), placeKey(tenant)]
+    const names = [...PHYSICAL_KINDS.map((kind) => nameKey(kind, tenant.id)), tenantPlace(tenant)]
     for (const name of names) {
       const owner = this.#taken.get(name)
       if (owner !== undefined && owner !== tenant.id)
@@ -113,20 +114,6 @@ export class MemoryTenantStore implements TenantStore {
 
 function nameKey(kind: (typeof PHYSICAL_KINDS)[number], id: string): string {
   return `${kind} ${physicalName(kind, id)}`
-}
-
-/**
- * Where a tenant's tables are. Two tenants of one place would read each other's rows, so a place is given out once; only `row` isolation shares places, by
- * its nature.
- */
-function placeKey({ id, isolation, placement }: Tenant): string {
-  const { cluster = '', database = '', schema } = placement
-  if (isolation === 'row') return `rows of ${id}`
-  const place =
-    isolation === 'schema'
-      ? [cluster, database, schema ?? physicalName('schema', id)]
-      : [cluster, database || physicalName('database', id), schema ?? '']
-  return `place ${JSON.stringify(place)}`
 }
 
 /** Makes a {@link MemoryTenantStore}. @throws {TenancyError} as its `create` does. */

@@ -72,12 +72,15 @@ describe('physical names', () => {
     expect(() => assertNoPhysicalConflict(attacker, ['globex', attacker])).not.toThrow()
   })
 
-  it.each(['', 'Acme', 'pg_catalog', '../x', 'www', 'a'.repeat(64)])('refuse the id %j', (value) => {
-    for (const kind of kinds)
-      expect(() => physicalName(kind, value)).toThrow(
-        expect.objectContaining({ code: 'ERR_TENANCY_IDENTIFIER_INVALID' }),
-      )
-  })
+  it.each(['', 'Acme', 'pg_catalog', '../x', 'www', 'a'.repeat(64)])(
+    'refuse the id %j',
+    (value) => {
+      for (const kind of kinds)
+        expect(() => physicalName(kind, value)).toThrow(
+          expect.objectContaining({ code: 'ERR_TENANCY_IDENTIFIER_INVALID' }),
+        )
+    },
+  )
 
   it.each(['table', '__proto__', 'constructor'])('refuse the kind %j', (kind) => {
     // @ts-expect-error only the kinds of PhysicalKind

@@ -86,7 +86,11 @@ describe('definePlugin', () => {
 
   it.each([
     ['an action that is no function', { actions: { create: 'x' } }, 'must be a function'],
-    ['an action with a line break in its name', { actions: { 'a\nb': () => 1 } }, 'actions["a\\nb"]'],
+    [
+      'an action with a line break in its name',
+      { actions: { 'a\nb': () => 1 } },
+      'actions["a\\nb"]',
+    ],
     ['an own __proto__', { jobs: JSON.parse('{"__proto__": 1}') }, 'not allowed'],
     ['a list of actions', { actions: [] }, 'must be an object'],
     ['a folder name as migrations', { migrations: './migrations' }, 'file: URL'],

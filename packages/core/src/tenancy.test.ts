@@ -3,9 +3,9 @@ import { describe, expect, expectTypeOf, it, vi } from 'vitest'
 import {
   createTenancy,
   createTenant,
-  fallback,
   ForEachError,
   type ForEachResult,
+  fallback,
   header,
   memoryTenantStore,
   subdomain,
@@ -38,15 +38,21 @@ describe('createTenancy', () => {
     ['a missing resolver', { store: memoryTenantStore(), resolve: [undefined] }],
     ['authorize that is no function', { store: memoryTenantStore(), authorize: true }],
     ['an unknown reveal', { store: memoryTenantStore(), reveal: 'all' }],
-    ['a fallback that is not last', {
-      store: memoryTenantStore(),
-      resolve: [fallback('public'), header('X-Tenant-ID')],
-    }],
+    [
+      'a fallback that is not last',
+      {
+        store: memoryTenantStore(),
+        resolve: [fallback('public'), header('X-Tenant-ID')],
+      },
+    ],
     ['two fallbacks', { store: memoryTenantStore(), resolve: [fallback('a'), fallback('b')] }],
-    ['one source twice', {
-      store: memoryTenantStore(),
-      resolve: [header('X-Tenant-ID'), header('x-tenant-id')],
-    }],
+    [
+      'one source twice',
+      {
+        store: memoryTenantStore(),
+        resolve: [header('X-Tenant-ID'), header('x-tenant-id')],
+      },
+    ],
     ['negative ages', { store: memoryTenantStore(), lookup: { maxAgeMs: -1 } }],
     ['an unknown lookup option', { store: memoryTenantStore(), lookup: { ttl: 5 } }],
   ])('refuses %s', (_, options) => {
@@ -225,7 +231,11 @@ describe('switch and central', () => {
       'acme',
       async () => {
         const scope = await tenancy.switch('globex', 'merge of accounts', () => tenancy.require())
-        expect(scope).toMatchObject({ tenant: { id: 'globex' }, source: 'switch', actor: { id: 'u1' } })
+        expect(scope).toMatchObject({
+          tenant: { id: 'globex' },
+          source: 'switch',
+          actor: { id: 'u1' },
+        })
         expect(tenancy.require().tenant.id).toBe('acme')
       },
       { actor: { id: 'u1' } },

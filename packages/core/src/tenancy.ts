@@ -109,7 +109,9 @@ export class Tenancy {
     this.vary = [...new Set(resolvers.flatMap((resolver) => resolver.vary))]
     this.unverifiedSources =
       authorize === undefined
-        ? resolvers.filter((resolver) => resolver.forgeable !== false).map((resolver) => resolver.name)
+        ? resolvers
+            .filter((resolver) => resolver.forgeable !== false)
+            .map((resolver) => resolver.name)
         : []
     this.context = new TenantContext()
     this.events = new TenancyEventHub()
@@ -386,10 +388,7 @@ export class Tenancy {
     await this.close()
   }
 
-  async #enterable(
-    tenantId: string,
-    options: RunOptions = {},
-  ): Promise<Tenant> {
+  async #enterable(tenantId: string, options: RunOptions = {}): Promise<Tenant> {
     this.#assertOpen()
     assertKnownKeys('run options', options, ['status', 'actor', 'impersonator', 'requestId'])
     const { status = ['active'] } = options

@@ -142,7 +142,9 @@ describe('tenant ids', () => {
         const label =
           value.length >= 1 &&
           value.length <= 63 &&
-          [...value].every((character) => 'abcdefghijklmnopqrstuvwxyz0123456789-'.includes(character)) &&
+          [...value].every((character) =>
+            'abcdefghijklmnopqrstuvwxyz0123456789-'.includes(character),
+          ) &&
           !value.startsWith('-') &&
           !value.endsWith('-')
         expect(isTenantId(value)).toBe(label && !RESERVED_TENANT_IDS.has(value))
@@ -168,19 +170,26 @@ describe('tenant ids', () => {
       (tenantId: string) =>
         header('X-Tenant-ID').identify(request({ headers: { 'x-tenant-id': tenantId } }), services),
       (tenantId: string) =>
-        subdomain({ of: 'x.io' }).identify(request({ authority: `${tenantId}.x.io:8443` }), services),
+        subdomain({ of: 'x.io' }).identify(
+          request({ authority: `${tenantId}.x.io:8443` }),
+          services,
+        ),
       (tenantId: string) =>
         subdomain({ of: 'x.io' }).identify(
           request({ authority: `${tenantId.toUpperCase()}.X.IO.` }),
           services,
         ),
-      (tenantId: string) => path().identify(request({ target: `/${tenantId}/orders?x=1` }), services),
+      (tenantId: string) =>
+        path().identify(request({ target: `/${tenantId}/orders?x=1` }), services),
       (tenantId: string) =>
         path({ prefix: '/t' }).identify(request({ target: `/t/${tenantId}` }), services),
       (tenantId: string) =>
         query('tenant').identify(request({ target: `/?a=b&tenant=${tenantId}` }), services),
       (tenantId: string) =>
-        cookie('tenant').identify(request({ headers: { cookie: `a=b; tenant=${tenantId}` } }), services),
+        cookie('tenant').identify(
+          request({ headers: { cookie: `a=b; tenant=${tenantId}` } }),
+          services,
+        ),
     ]
     fc.assert(
       fc.property(id, (tenantId) => {

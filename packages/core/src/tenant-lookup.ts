@@ -31,8 +31,7 @@ export class TenantLookup {
         if (record === undefined || record === null) return undefined
         // A record that is mutable or incomplete would be a context that changes under its feet.
         const tenant = ensureTenant(record)
-        if (tenant.id !== id)
-          throw new TypeError(`The store gave tenant ${tenant.id} for ${id}.`)
+        if (tenant.id !== id) throw new TypeError(`The store gave tenant ${tenant.id} for ${id}.`)
         return tenant
       },
       options,

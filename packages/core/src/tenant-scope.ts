@@ -76,7 +76,5 @@ export function isTenantScope(value: unknown): value is TenantScope {
 
 /** @internal The context that a scope was made for; `undefined` for anything that is no genuine scope. */
 export function scopeOwner(value: unknown): object | undefined {
-  return typeof value === 'object' && value !== null
-    ? GenuineTenantScope.ownerOf(value)
-    : undefined
+  return typeof value === 'object' && value !== null ? GenuineTenantScope.ownerOf(value) : undefined
 }

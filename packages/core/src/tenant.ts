@@ -107,8 +107,8 @@ export function createTenant(input: TenantInput): Tenant {
       invalid(`placement.${key}`, 'a non-empty string under cluster, database or schema', value)
   if (!isStringList(tags)) invalid('tags', 'a list of non-empty strings', tags)
   if (!isStringList(domains)) invalid('domains', 'a list of non-empty strings', domains)
+  // Any other spelling would never match a request, and would get past the check that a domain has one owner.
   for (const domain of domains)
-    // Any other spelling would never match a request, and would get past the check that a domain has one owner.
     if (!isCanonicalDomain(domain))
       invalid('domains', 'DNS names in lower case without a trailing dot', domain)
   if (!isRecord(settings)) invalid('settings', 'an object', settings)

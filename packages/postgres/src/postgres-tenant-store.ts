@@ -6,12 +6,14 @@ import {
   type TenantInput,
   type TenantSelector,
   type TenantStore,
+  tenantPlace,
 } from '@partywall/core'
 import type pg from 'pg'
 import { watchChannel } from './internal/watch-channel.ts'
 import { withTransaction } from './internal/with-transaction.ts'
 
 const CHANNEL = 'partywall_tenant_changed'
+const PLACE_CONSTRAINT = 'tenants_place_once'
 
 const SCHEMA_SQL = `
 create schema if not exists partywall;
@@ -21,6 +23,7 @@ create table if not exists partywall.tenants (
   status text not null check (status in ('provisioning', 'active', 'suspended', 'archived', 'deleted')),
   isolation text not null check (isolation in ('schema', 'row', 'database')),
   placement jsonb not null,
+  place text not null constraint ${PLACE_CONSTRAINT} unique,
   tags text[] not null,
   ingress boolean not null,
   release jsonb,
@@ -110,9 +113,10 @@ export class PostgresTenantStore implements TenantStore {
         tenant.id,
         rows.map(({ id }) => id),
       )
-      await client.query(
-        'insert into partywall.tenants (id, name, status, isolation, placement, tags, ingress, release, settings) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)',
-        values(tenant),
+      await write(
+        client,
+        'insert into partywall.tenants (id, name, status, isolation, placement, tags, ingress, release, settings, place) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)',
+        tenant,
       )
       await this.#setDomains(client, tenant)
       return tenant
@@ -134,9 +138,10 @@ export class PostgresTenantStore implements TenantStore {
       if (row === undefined)
         throw new TenancyError('ERR_TENANCY_TENANT_UNKNOWN', `There is no tenant ${id}.`)
       const tenant = createTenant({ ...tenantOf(row), ...changes, id })
-      await client.query(
-        'update partywall.tenants set name = $2, status = $3, isolation = $4, placement = $5, tags = $6, ingress = $7, release = $8, settings = $9, updated_at = now() where id = $1',
-        values(tenant),
+      await write(
+        client,
+        'update partywall.tenants set name = $2, status = $3, isolation = $4, placement = $5, tags = $6, ingress = $7, release = $8, settings = $9, place = $10, updated_at = now() where id = $1',
+        tenant,
       )
       await this.#setDomains(client, tenant)
       return tenant
@@ -228,17 +233,8 @@ function tenantOf({ release, ...row }: Row): Tenant {
   return createTenant({ ...row, ...(release === null ? {} : { release }) })
 }
 
-function values({
-  id,
-  name,
-  status,
-  isolation,
-  placement,
-  tags,
-  ingress,
-  release,
-  settings,
-}: Tenant): unknown[] {
+function values(tenant: Tenant): unknown[] {
+  const { id, name, status, isolation, placement, tags, ingress, release, settings } = tenant
   return [
     id,
     name,
@@ -249,5 +245,20 @@ function values({
     ingress,
     release === undefined ? null : JSON.stringify(release),
     JSON.stringify(settings),
+    tenantPlace(tenant),
   ]
+}
+
+/** Writes a tenant. Whoever races for a place finds out by the unique constraint. */
+async function write(client: pg.PoolClient, sql: string, tenant: Tenant): Promise<void> {
+  try {
+    await client.query(sql, values(tenant))
+  } catch (error) {
+    if ((error as { constraint?: unknown }).constraint !== PLACE_CONSTRAINT) throw error
+    throw new TenancyError(
+      'ERR_TENANCY_PHYSICAL_NAME_CONFLICT',
+      `Tenant ${tenant.id} would share its place with another tenant.`,
+      { tenantId: tenant.id, cause: error },
+    )
+  }
 }

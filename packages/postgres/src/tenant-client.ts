@@ -55,9 +55,20 @@ export class TenantClient extends pg.Client {
     this.#connection.lend(tenant.id, prefix)
   }
 
-  /** @internal Sends a statement for whoever the client is lent to. */
-  submit(args: readonly unknown[]): unknown {
-    return this.#query(...args)
+  /**
+   * @internal Sends a statement for whoever the client is lent to.
+   *
+   * @param types - the type parsers of one checkout, where it has set some of its own.
+   */
+  submit(args: readonly unknown[], types?: pg.TypeOverrides): unknown {
+    const state = this.#state
+    const { _types } = state
+    if (types !== undefined) state._types = types
+    try {
+      return this.#query(...args)
+    } finally {
+      state._types = _types
+    }
   }
 
   /** @internal Runs the pool's `onConnect`, which may talk without a tenant: the connection belongs to nobody yet. */
@@ -105,6 +116,7 @@ export class TenantClient extends pg.Client {
     }
     this.#connection.on('readyForQuery', done)
     this.#connection.on('end', done)
+    this.#connection.endBatch()
   }
 
   /**
@@ -115,6 +127,8 @@ export class TenantClient extends pg.Client {
     const reason = this.settled ? this.#connection.residue : 'an unfinished statement'
     this.#tenant = undefined
     this.#connection.takeBack()
+    // A BEGIN that was held back and never sent left the client believing in a transaction.
+    if (reason === undefined) this.#state._txStatus = 'I'
     if (!this.settled) this.#connection.stream.destroy()
     return reason
   }

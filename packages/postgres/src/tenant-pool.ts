@@ -1,7 +1,6 @@
 import { AsyncResource } from 'node:async_hooks'
 import { type Tenancy, TenancyError, type TenantScope } from '@partywall/core'
 import pg from 'pg'
-import { bindCallbacks } from './internal/bind-callbacks.ts'
 import { createClientHandle } from './internal/client-handle.ts'
 import { isSubmittable } from './internal/pg-internals.ts'
 import { type TenantPrefix, TenantPrefixes } from './internal/tenant-prefix.ts'
@@ -120,6 +119,9 @@ export class TenantPool extends pg.Pool {
             ),
           )) as TransactionQuery
     let failure: Error | true | undefined = true
+    // The error of a statement arrives ahead of the end of its answer.
+    const settle = (): Promise<void> | undefined =>
+      base.settling ? new Promise((resolve) => base.whenSettled(resolve)) : undefined
     try {
       await client.query(begin)
       let result: T
@@ -127,13 +129,17 @@ export class TenantPool extends pg.Pool {
         result = await fn(query)
       } catch (error) {
         open = false
-        if (base.settled) {
-          await client.query('rollback')
-          failure = undefined
-        }
+        await settle()
+        // The error of fn is the one to tell, not that of a rollback on a broken connection.
+        if (base.settled)
+          await client.query('rollback').then(
+            () => (failure = undefined),
+            () => undefined,
+          )
         throw error
       }
       open = false
+      await settle()
       if (!base.settled)
         throw new TenancyError(
           'ERR_TENANCY_UNIT_UNFINISHED',
@@ -191,23 +197,20 @@ export class TenantPool extends pg.Pool {
   }
 
   #query(connect: (callback: ConnectCallback) => void, args: unknown[]): unknown {
-    const given = args.find((argument) => typeof argument === 'function') as Callback | undefined
+    // By position, as pg.Pool reads them: an absent callback may be there as undefined.
+    const [config, second, third] = args
+    const given = (typeof second === 'function' ? second : third) as Callback | undefined
+    const values = typeof second === 'function' ? undefined : second
     const opened = this.#open()
     if (given !== undefined) {
       const callback = AsyncResource.bind(given)
       if (opened instanceof TenancyError) process.nextTick(() => callback(opened))
-      else
-        this.#runOnce(
-          connect,
-          opened,
-          bindCallbacks(args.filter((argument) => argument !== given)),
-          callback,
-        )
+      else this.#runOnce(connect, opened, config, values, callback)
       return undefined
     }
     if (opened instanceof TenancyError) return Promise.reject(opened)
     return new Promise((resolve, reject) => {
-      this.#runOnce(connect, opened, args, (error, result) =>
+      this.#runOnce(connect, opened, config, values, (error, result) =>
         error ? reject(error) : resolve(result),
       )
     })
@@ -217,7 +220,8 @@ export class TenantPool extends pg.Pool {
   #runOnce(
     connect: (callback: ConnectCallback) => void,
     { scope, prefix }: Opened,
-    args: unknown[],
+    config: unknown,
+    values: unknown,
     callback: Callback,
   ): void {
     connect((connectError, lent, done) => {
@@ -226,7 +230,8 @@ export class TenantPool extends pg.Pool {
       client.lend(scope.tenant, prefix)
       try {
         client.submit([
-          ...args,
+          config,
+          values,
           (error: Error | null, result: unknown) => {
             this.#giveBack(
               client,

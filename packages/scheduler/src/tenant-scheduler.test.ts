@@ -13,6 +13,9 @@ import { memoryDriver } from './drivers/memory.ts'
 import type { EnqueueOptions, JobContext, ScheduleTiming } from './job.ts'
 import { createTenantScheduler, type TenantSchedulerOptions } from './tenant-scheduler.ts'
 
+/** Waits for a condition; the limit is for machines that are busy with something else. */
+const eventually = <T>(check: () => T) => vi.waitFor(check, { timeout: 15_000 })
+
 const open: { close(): Promise<void> }[] = []
 afterAll(async () => {
   for (const tenancy of open.splice(0)) await tenancy.close()
@@ -183,7 +186,7 @@ describe('a job', () => {
     await inAcme(() => scheduler.enqueue('mutate', data, { attempts: 2, backoffMs: 0 }))
     data.list.push('changed later')
     await scheduler.start()
-    await vi.waitFor(() => expect(seen).toHaveLength(2))
+    await eventually(() => expect(seen).toHaveLength(2))
     expect(seen).toEqual([{ list: ['acme-1', 'by acme'] }, { list: ['acme-1', 'by acme'] }])
     expect(data.list).toEqual(['acme-1', 'changed later'])
   })
@@ -201,7 +204,7 @@ describe('a job', () => {
     await tenancy.run('globex', () => scheduler.enqueue('who'))
     store.update('acme', { name: 'Acme renamed' })
     await scheduler.start()
-    await vi.waitFor(() => expect(seen).toHaveLength(2))
+    await eventually(() => expect(seen).toHaveLength(2))
     // The record of acme is fetched again, so that its job may come second.
     expect(seen.sort((a, b) => (a.tenant < b.tenant ? -1 : 1))).toEqual([
       { tenant: 'acme', name: 'Acme renamed', ...details },
@@ -226,7 +229,7 @@ describe('a job', () => {
     await scheduler.start()
     for (const id of ['acme', 'globex'])
       await tenancy.run(id, () => scheduler.enqueue('parent', id, { id: 'same' }))
-    await vi.waitFor(() => expect(seen.toSorted()).toEqual(['acme acme', 'globex globex']))
+    await eventually(() => expect(seen.toSorted()).toEqual(['acme acme', 'globex globex']))
   })
 
   it('is told by events, and by a warning where nobody listens', async () => {
@@ -238,7 +241,7 @@ describe('a job', () => {
     scheduler.define('fail', (data) => Promise.reject(new Error(String(data))))
     await scheduler.start()
     await inAcme(() => scheduler.enqueue('fail', 'bad\nline', { id: 'f-1' }))
-    await vi.waitFor(() =>
+    await eventually(() =>
       expect(warnings).toEqual(['Job fail of tenant acme failed: "Error: bad\\nline"']),
     )
     const events: unknown[] = []
@@ -246,7 +249,7 @@ describe('a job', () => {
     tenancy.on('job:completed', (event) => void events.push(event))
     await inAcme(() => scheduler.enqueue('fail', 'x', { id: 'f-2' }))
     await inAcme(() => scheduler.enqueue('note', 'x', { id: 'n-1' }))
-    await vi.waitFor(() => expect(events).toHaveLength(2))
+    await eventually(() => expect(events).toHaveLength(2))
     await sleep(5)
     process.off('warning', onWarning)
     expect(warnings).toHaveLength(1)
@@ -265,13 +268,13 @@ describe('a job', () => {
     store.update('acme', { status: 'deleted' })
     store.update('globex', { status: 'archived' })
     await scheduler.start()
-    await vi.waitFor(() =>
+    await eventually(() =>
       expect(dropped).toMatchObject([{ tenantId: 'acme', jobId: 'same', reason: 'deleted' }]),
     )
     store.update('globex', { status: 'active' })
     const gone = async () =>
       (await tenancy.run('globex', () => scheduler.getJob('same'))) === undefined
-    await vi.waitFor(async () => expect(await gone()).toBe(true))
+    await eventually(async () => expect(await gone()).toBe(true))
     expect(dropped).toHaveLength(1)
   })
 })
@@ -286,7 +289,7 @@ it('fails a job that no handler is defined for at once, and holds it while its t
   // As a durable driver brings it from a process that has another version of the code.
   for (const tenant of ['acme', 'globex']) await driver.addJob(tenant, { ...job, id: 'same' })
   await scheduler.start()
-  await vi.waitFor(() => expect(failed).toHaveLength(1))
+  await eventually(() => expect(failed).toHaveLength(1))
   await sleep(20)
   expect(failed).toMatchObject([{ tenantId: 'acme', attempt: 1, attempts: 9, final: true }])
   expect(TenancyError.is(failed[0]?.error, 'ERR_TENANCY_JOB_UNKNOWN')).toBe(true)
@@ -338,10 +341,10 @@ describe('closing', () => {
     tenancy.on('job:failed', () => {})
     await scheduler.start()
     await inAcme(() => scheduler.enqueue('hang', null, { attempts: 3, backoffMs: 0 }))
-    await vi.waitFor(() => expect(started).toBe(true))
+    await eventually(() => expect(started).toBe(true))
     started = false
     await tenancy.close()
-    await vi.waitFor(() => expect(TenancyError.is(reason, 'ERR_TENANCY_CLOSED')).toBe(true))
+    await eventually(() => expect(TenancyError.is(reason, 'ERR_TENANCY_CLOSED')).toBe(true))
     await sleep(10)
     expect(started).toBe(false)
     expect(await codeOf(scheduler.start())).toBe('ERR_TENANCY_CLOSED')
@@ -385,7 +388,7 @@ it('runs the jobs of plugins, each tenant’s in the version that it pins', asyn
     for (const { id, name, schedule } of host.schedulesFor(tenant))
       await scheduler.schedule(id, { everyMs: schedule.everyMs ?? 0 }, name, schedule.data)
   })
-  await vi.waitFor(() =>
+  await eventually(() =>
     expect(new Set(seen)).toEqual(new Set(['acme 1.0.0 tick', 'globex 2.0.0 tick'])),
   )
 })

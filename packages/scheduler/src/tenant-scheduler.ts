@@ -112,7 +112,7 @@ export class TenantScheduler {
           ? `The job ${checked} is defined already.`
           : `The handler of the job ${checked} must be a function, got ${describe(handler)}.`,
       )
-    this.#handlers.set(checked, handler as JobHandler<never>)
+    this.#handlers.set(checked, handler)
   }
 
   /**

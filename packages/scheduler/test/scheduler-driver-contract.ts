@@ -4,6 +4,9 @@ import { afterEach, describe, expect, it, vi } from 'vitest'
 import { createTenantScheduler, type TenantScheduler } from '../src/index.ts'
 import type { DriverJob, SchedulerDriver } from '../src/scheduler-driver.ts'
 
+/** Waits for a condition; the limit is for machines that are busy with something else. */
+const eventually = <T>(check: () => T) => vi.waitFor(check, { timeout: 15_000 })
+
 /** What the contract needs of a driver under test: room for four jobs at one time. */
 export interface DriverUnderTest {
   readonly name: string
@@ -47,12 +50,12 @@ export function describeSchedulerDriver({ name, create }: DriverUnderTest): void
       await sleep(20)
       expect(ran).toEqual([])
       await scheduler.start()
-      await vi.waitFor(() =>
+      await eventually(() =>
         expect(ran.toSorted()).toEqual(['acme same acme-1 #1', 'globex same globex-1 #1']),
       )
       // A finished job does not block its id.
       await each((jobs, id) => jobs.enqueue('note', `${id}-2`, { id: 'same' }))
-      await vi.waitFor(() => expect(ran).toHaveLength(4))
+      await eventually(() => expect(ran).toHaveLength(4))
     })
 
     it('keeps one unfinished job of an id, in its own tenant', async () => {
@@ -70,7 +73,7 @@ export function describeSchedulerDriver({ name, create }: DriverUnderTest): void
       expect(await tenancy.run('acme', () => scheduler.removeJob('same'))).toBe(false)
       expect(await tenancy.run('acme', () => scheduler.listJobs())).toEqual([])
       await scheduler.start()
-      await vi.waitFor(() => expect(ran).toEqual(['globex same globex-1 #1']))
+      await eventually(() => expect(ran).toEqual(['globex same globex-1 #1']))
     })
 
     it('delays, retries with a doubled pause, and keeps what failed for good', async () => {
@@ -83,20 +86,20 @@ export function describeSchedulerDriver({ name, create }: DriverUnderTest): void
       await scheduler.start()
       const from = performance.now()
       await each((jobs, id) =>
-        jobs.enqueue('fail', id, { id: 'same', attempts: 3, backoffMs: 40, delayMs: 60 }),
+        jobs.enqueue('fail', id, { id: 'same', attempts: 3, backoffMs: 40, delayMs: 200 }),
       )
       expect(await tenancy.run('acme', () => scheduler.getJob('same'))).toMatchObject({
         state: 'delayed',
       })
-      await vi.waitFor(() => expect(failed.filter(({ final }) => final)).toHaveLength(2))
+      await eventually(() => expect(failed.filter(({ final }) => final)).toHaveLength(2))
       for (const tenant of TENANTS) {
         const [first = 0, second = 0, third = 0] = times[tenant] ?? []
         expect(times[tenant]).toHaveLength(3)
-        expect(first - from).toBeGreaterThanOrEqual(58)
+        expect(first - from).toBeGreaterThanOrEqual(198)
         expect(second - first).toBeGreaterThanOrEqual(38)
         expect(third - second).toBeGreaterThanOrEqual(78)
         const job = () => tenancy.run(tenant, () => scheduler.getJob('same'))
-        await vi.waitFor(async () =>
+        await eventually(async () =>
           expect(await job()).toMatchObject({
             state: 'failed',
             attempt: 3,
@@ -118,14 +121,14 @@ export function describeSchedulerDriver({ name, create }: DriverUnderTest): void
       await scheduler.start()
       await each((jobs, id) => jobs.schedule('daily-report', { everyMs: 30 }, 'note', id))
       const count = (tenant: string) => ran.filter((line) => line.startsWith(`${tenant} `)).length
-      await vi.waitFor(() => expect(Math.min(count('acme'), count('globex'))).toBeGreaterThan(2))
+      await eventually(() => expect(Math.min(count('acme'), count('globex'))).toBeGreaterThan(2))
       expect(ran.every((line) => line.split(' ')[0] === line.split(' ')[2])).toBe(true)
 
       expect(await tenancy.run('acme', () => scheduler.pause('daily-report'))).toBe(true)
-      await sleep(30)
+      await sleep(100)
       const paused = count('acme')
       const others = count('globex')
-      await vi.waitFor(() => expect(count('globex')).toBeGreaterThan(others + 2))
+      await eventually(() => expect(count('globex')).toBeGreaterThan(others + 2))
       expect(count('acme')).toBe(paused)
       expect(await tenancy.run('acme', () => scheduler.get('daily-report'))).toMatchObject({
         id: 'daily-report',
@@ -134,7 +137,7 @@ export function describeSchedulerDriver({ name, create }: DriverUnderTest): void
       })
 
       expect(await tenancy.run('acme', () => scheduler.resume('daily-report'))).toBe(true)
-      await vi.waitFor(() => expect(count('acme')).toBeGreaterThan(paused))
+      await eventually(() => expect(count('acme')).toBeGreaterThan(paused))
       expect(await tenancy.run('acme', () => scheduler.remove('daily-report'))).toBe(true)
       expect(await tenancy.run('acme', () => scheduler.remove('daily-report'))).toBe(false)
       expect(await tenancy.run('acme', () => scheduler.list())).toEqual([])
@@ -161,15 +164,15 @@ export function describeSchedulerDriver({ name, create }: DriverUnderTest): void
 
     it('holds the jobs of a suspended tenant until it is active again, and no others', async () => {
       const { store, tenancy, scheduler, ran, failed, each } = await setUp()
-      await scheduler.start()
-      await each((jobs, id) => jobs.enqueue('note', `${id}-1`, { id: 'same', delayMs: 30 }))
+      await each((jobs, id) => jobs.enqueue('note', `${id}-1`, { id: 'same' }))
       store.update('acme', { status: 'suspended' })
-      await vi.waitFor(() => expect(ran).toEqual(['globex same globex-1 #1']))
+      await scheduler.start()
+      await eventually(() => expect(ran).toEqual(['globex same globex-1 #1']))
       await sleep(40)
       expect(ran).toHaveLength(1)
       store.update('acme', { status: 'active' })
       // The attempt that was put off does not count.
-      await vi.waitFor(() => expect(ran[1]).toBe('acme same acme-1 #1'))
+      await eventually(() => expect(ran[1]).toBe('acme same acme-1 #1'))
       expect(failed).toEqual([])
       expect(tenancy.current()).toBeUndefined()
     })
@@ -182,7 +185,7 @@ export function describeSchedulerDriver({ name, create }: DriverUnderTest): void
       })
       store.delete('acme')
       await scheduler.start()
-      await vi.waitFor(() => expect(ran.length).toBeGreaterThan(3))
+      await eventually(() => expect(ran.length).toBeGreaterThan(3))
       expect(ran.every((line) => line.startsWith('globex '))).toBe(true)
       expect(
         dropped.map(({ tenantId, scheduleId, reason }) => [tenantId, scheduleId, reason]),
@@ -203,8 +206,8 @@ export function describeSchedulerDriver({ name, create }: DriverUnderTest): void
         for (let index = 0; index < (id === 'acme' ? 200 : 5); index++) await jobs.enqueue('work')
       })
       await scheduler.start()
-      await vi.waitFor(() => expect(order.lastIndexOf('globex')).toBeGreaterThan(-1))
-      await vi.waitFor(() => expect(order).toHaveLength(205), { timeout: 10_000 })
+      await eventually(() => expect(order.lastIndexOf('globex')).toBeGreaterThan(-1))
+      await eventually(() => expect(order).toHaveLength(205))
       // In turns the fifth of globex is the tenth or so of all, whoever has more.
       expect(order.lastIndexOf('globex')).toBeLessThan(24)
     })
@@ -243,7 +246,7 @@ export function describeSchedulerDriver({ name, create }: DriverUnderTest): void
               delayMs: index % 2,
             })
         })
-      await vi.waitFor(() => expect(done).toBeGreaterThan(30))
+      await eventually(() => expect(done).toBeGreaterThan(30))
       await tenancy.run('globex', () => scheduler.close())
       expect(new Set(modes)).toEqual(new Set(['none']))
     })
@@ -264,10 +267,11 @@ export function describeSchedulerDriver({ name, create }: DriverUnderTest): void
           await jobs.enqueue('slow', index, { attempts: 5, backoffMs: 1 })
         await jobs.schedule('often', { everyMs: 5 }, 'slow')
       })
-      await vi.waitFor(() => expect(log.length).toBeGreaterThan(1))
-      await scheduler.close()
+      await eventually(() => expect(log.length).toBeGreaterThan(1))
       const begun = log.filter((line) => line.endsWith('begins')).length
       expect(begun).toBeGreaterThan(0)
+      await scheduler.close()
+      expect(log.filter((line) => line.endsWith('begins'))).toHaveLength(begun)
       expect(log.filter((line) => line.endsWith('ends'))).toHaveLength(begun)
       await sleep(80)
       expect(log.filter((line) => line.endsWith('begins'))).toHaveLength(begun)

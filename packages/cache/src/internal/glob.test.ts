@@ -28,7 +28,7 @@ describe('globMatcher', () => {
           pipeline.keys(glob)
           const results = (await pipeline.exec()) ?? []
           expect(texts.filter(globMatcher(glob)).sort()).toEqual(
-            (results[2]?.[1] as string[]).sort(),
+            ((results[2]?.[1] ?? []) as string[]).sort(),
           )
         },
       ),

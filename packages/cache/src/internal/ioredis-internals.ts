@@ -25,7 +25,7 @@ export interface OpenPipeline {
   _transactions: number
   _queue: Command[]
   sendCommand(command: Command): unknown
-  exec(callback?: unknown): Promise<unknown>
+  exec(...args: unknown[]): Promise<unknown>
 }
 
 /** A client, seen from inside. */

@@ -99,7 +99,7 @@ function replaceByPing(open: OpenCommand, args: CommandArgument[]): void {
   open.args = args
   delete open.keys
   // A script's own toWritable would turn the command into its EVAL again.
-  open.toWritable = IoredisCommand.prototype.toWritable as OpenCommand['toWritable']
+  open.toWritable = IoredisCommand.prototype.toWritable
 }
 
 /** Puts keys in an error of the server back into the form in which the caller wrote them. */

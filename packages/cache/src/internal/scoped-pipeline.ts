@@ -46,13 +46,14 @@ export function scopePipeline<P>(pipeline: P, host: PipelineHost): P {
   }
   const alwaysSends = Object.hasOwn(open, 'exec')
   const exec = open.exec
-  open.exec = function (callback) {
+  // Arguments as they come: inside a transaction ioredis sends them with the EXEC.
+  open.exec = function (...args) {
     // Inside pipeline().multi(), the first exec() only adds the EXEC.
     const sends = alwaysSends || open._transactions === 0
     const problem = sends ? guard.problem() : undefined
-    if (problem === undefined) return exec.call(this, callback)
+    if (problem === undefined) return exec.apply(this, args)
     for (const command of open._queue) openCommand(command).reject(problem)
-    return rejected(problem, callback)
+    return rejected(problem, args[0])
   }
   return pipeline
 }
@@ -171,7 +172,7 @@ function rejected(error: Error, callback: unknown): Promise<never> {
   const promise = Promise.reject(error)
   if (typeof callback === 'function') {
     promise.catch(() => {})
-    process.nextTick(callback as (error: Error) => void, error)
+    process.nextTick(callback, error)
   }
   return promise
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it, vi } from 'vitest'
-import { claim, type ClaimOptions, type TenancyRequest, type VerifiedToken } from '../index.ts'
+import { type ClaimOptions, claim, type TenancyRequest, type VerifiedToken } from '../index.ts'
 
 const services = { tenantIdOfDomain: () => undefined }
 const invalid = expect.objectContaining({ code: 'ERR_TENANCY_TOKEN_INVALID', status: 401 })
@@ -20,12 +20,14 @@ function withAuthorization(authorization: string | undefined): TenancyRequest {
 
 /** Verifies nothing: what is tested here is what is refused before, and what is done with the answer. */
 const verifier = () =>
-  vi.fn((text: string): VerifiedToken => ({
-    claims: JSON.parse(Buffer.from(text.split('.')[1] ?? '', 'base64url').toString()) as Record<
-      string,
-      unknown
-    >,
-  }))
+  vi.fn(
+    (text: string): VerifiedToken => ({
+      claims: JSON.parse(Buffer.from(text.split('.')[1] ?? '', 'base64url').toString()) as Record<
+        string,
+        unknown
+      >,
+    }),
+  )
 const identify = (authorization: string | undefined, verify = verifier()) =>
   claim('tid', { verify }).identify(withAuthorization(authorization), services)
 
@@ -71,10 +73,19 @@ describe('claim', () => {
     ['a payload that is no JSON', `Bearer ${token('tid=acme')}`],
     ['a payload that is a list', `Bearer ${token(['tid', 'acme'])}`],
     ['a payload that is null', `Bearer ${token('null')}`],
-    ['invalid UTF-8', `Bearer ${encode({ alg: 'ES256' })}.${Buffer.from([0xff]).toString('base64url')}.c2ln`],
+    [
+      'invalid UTF-8',
+      `Bearer ${encode({ alg: 'ES256' })}.${Buffer.from([0xff]).toString('base64url')}.c2ln`,
+    ],
     ['a claim that stands twice', `Bearer ${token('{"tid":"acme","tid":"globex"}')}`],
-    ['a claim that stands twice, once escaped', `Bearer ${token('{"tid":"acme","t\\u0069d":"globex"}')}`],
-    ['an alg that stands twice', `Bearer ${token({ tid: 'acme' }, '{"alg":"ES256","alg":"none"}')}`],
+    [
+      'a claim that stands twice, once escaped',
+      `Bearer ${token('{"tid":"acme","t\\u0069d":"globex"}')}`,
+    ],
+    [
+      'an alg that stands twice',
+      `Bearer ${token({ tid: 'acme' }, '{"alg":"ES256","alg":"none"}')}`,
+    ],
     ['another claim that stands twice', `Bearer ${token('{"tid":"acme","iss":"a","iss":"b"}')}`],
   ])('refuses %s before it is verified', (_, authorization) => {
     const verify = verifier()

@@ -28,14 +28,19 @@ describe('domain', () => {
     expect(identify(host)).toBe(id)
   })
 
-  it.each(['x.io', 'acme.x.io', 'localhost:3000', 'acme.localhost', '192.0.2.1', '[::1]', undefined])(
-    'is absent from %s, and asks nobody',
-    (host) => {
-      tenantIdOfDomain.mockClear()
-      expect(identify(host)).toBeUndefined()
-      expect(tenantIdOfDomain).not.toHaveBeenCalled()
-    },
-  )
+  it.each([
+    'x.io',
+    'acme.x.io',
+    'localhost:3000',
+    'acme.localhost',
+    '192.0.2.1',
+    '[::1]',
+    undefined,
+  ])('is absent from %s, and asks nobody', (host) => {
+    tenantIdOfDomain.mockClear()
+    expect(identify(host)).toBeUndefined()
+    expect(tenantIdOfDomain).not.toHaveBeenCalled()
+  })
 
   it.each(['acme.example', 'evil-x.io', 'x.io.evil.example', 'www.globex.example', 'constructor'])(
     'is a 404 for %s, never the default tenant',
@@ -51,11 +56,12 @@ describe('domain', () => {
   })
 
   it('loses a domain as soon as its tenant does, and gives it to the next owner', async () => {
-    const store = memoryTenantStore([
-      { id: 'acme', domains: ['shop.example'] },
-      { id: 'globex' },
-    ])
-    const tenancy = createTenancy({ store, resolve: [domain({ own: 'x.io' })], authorize: () => true })
+    const store = memoryTenantStore([{ id: 'acme', domains: ['shop.example'] }, { id: 'globex' }])
+    const tenancy = createTenancy({
+      store,
+      resolve: [domain({ own: 'x.io' })],
+      authorize: () => true,
+    })
     await tenancy.ready()
     const owner = async () => (await tenancy.resolve(withHost('shop.example')))?.tenant.id
     expect(await owner()).toBe('acme')
@@ -67,7 +73,11 @@ describe('domain', () => {
 
   it('keeps the domains of others through an outage that follows a change', async () => {
     const store = memoryTenantStore([{ id: 'acme', domains: ['acme.example'] }, { id: 'globex' }])
-    const tenancy = createTenancy({ store, resolve: [domain({ own: 'x.io' })], authorize: () => true })
+    const tenancy = createTenancy({
+      store,
+      resolve: [domain({ own: 'x.io' })],
+      authorize: () => true,
+    })
     await tenancy.ready()
     await tenancy.resolve(withHost('acme.example'))
     store.update('globex', { name: 'changed' })

@@ -1,5 +1,11 @@
 import { describe, expect, it } from 'vitest'
-import { createTenancy, fallback, header, memoryTenantStore, type TenancyRequest } from '../index.ts'
+import {
+  createTenancy,
+  fallback,
+  header,
+  memoryTenantStore,
+  type TenancyRequest,
+} from '../index.ts'
 
 function request(headers: Record<string, string> = {}): TenancyRequest {
   return {

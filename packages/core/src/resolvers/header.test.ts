@@ -16,7 +16,8 @@ function withHeaders(headers: Record<string, string>): TenancyRequest {
 
 describe('header', () => {
   const resolver = header('X-Tenant-ID')
-  const identify = (headers: Record<string, string>) => resolver.identify(withHeaders(headers), services)
+  const identify = (headers: Record<string, string>) =>
+    resolver.identify(withHeaders(headers), services)
 
   it('declares what it reads', () => {
     expect(resolver).toMatchObject({
@@ -39,11 +40,14 @@ describe('header', () => {
     expect(identify({ x_tenant_id: 'victim', 'x-tenant': 'victim' })).toBeUndefined()
   })
 
-  it.each(['acme, victim', 'acme,acme', ',', 'acme,'])('I4 refuses the joined value %j', (value) => {
-    expect(() => identify({ 'x-tenant-id': value })).toThrow(
-      refusal('ERR_TENANCY_IDENTIFIER_AMBIGUOUS'),
-    )
-  })
+  it.each(['acme, victim', 'acme,acme', ',', 'acme,'])(
+    'I4 refuses the joined value %j',
+    (value) => {
+      expect(() => identify({ 'x-tenant-id': value })).toThrow(
+        refusal('ERR_TENANCY_IDENTIFIER_AMBIGUOUS'),
+      )
+    },
+  )
 
   it.each(['close, X-Tenant-ID', 'x-tenant-id', 'keep-alive ,X-TENANT-ID , te'])(
     'I6 refuses Connection: %s, with and without the header',
@@ -54,7 +58,9 @@ describe('header', () => {
   )
 
   it('reads a Connection header that names others', () => {
-    expect(identify({ connection: 'keep-alive, x-tenant-id-2', 'x-tenant-id': 'acme' })).toBe('acme')
+    expect(identify({ connection: 'keep-alive, x-tenant-id-2', 'x-tenant-id': 'acme' })).toBe(
+      'acme',
+    )
   })
 
   it.each([

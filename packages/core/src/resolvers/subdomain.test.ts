@@ -107,7 +107,11 @@ describe('subdomain', () => {
 
   it(`I7 gives one tenant for every spelling of its host (seed ${seed})`, () => {
     const id = fc.stringMatching(/^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/).filter(isTenantId)
-    const spelling = fc.record({ upper: fc.boolean(), dot: fc.boolean(), port: fc.option(fc.nat(65_535)) })
+    const spelling = fc.record({
+      upper: fc.boolean(),
+      dot: fc.boolean(),
+      port: fc.option(fc.nat(65_535)),
+    })
     fc.assert(
       fc.property(id, spelling, (tenantId, { upper, dot, port }) => {
         let host = `${tenantId}.x.io${dot ? '.' : ''}${port === null ? '' : `:${port}`}`

@@ -1,6 +1,6 @@
 import { AsyncResource } from 'node:async_hooks'
 import { TenancyError, type TenantContext, type TenantScope } from '@partywall/core'
-import type pg from 'pg'
+import pg from 'pg'
 import { refuseQuery, type TenantClient } from '../tenant-client.ts'
 import { bindCallbacks } from './bind-callbacks.ts'
 
@@ -19,7 +19,6 @@ const DELEGATED = [
   'end',
   'ref',
   'unref',
-  'setTypeParser',
   'emit',
   'listeners',
   'rawListeners',
@@ -70,7 +69,7 @@ export function createClientHandle({ client, scope, context, giveBack }: Checkou
   define('query', (...args: unknown[]) => {
     const error = refusal()
     if (error !== undefined) return refuseQuery(args, error)
-    return client.submit(bindCallbacks(args))
+    return client.submit(bindCallbacks(args), types)
   })
   define('release', (error?: Error | boolean) => {
     if (released)
@@ -107,8 +106,21 @@ export function createClientHandle({ client, scope, context, giveBack }: Checkou
     for (const remove of cleanups) remove()
     return handle
   })
+  let types: pg.TypeOverrides | undefined
+  define('setTypeParser', (...args: Parameters<pg.TypeOverrides['setTypeParser']>) => {
+    // Of this checkout alone: on the client itself, the parser of one tenant would read the rows of the next.
+    types ??= new pg.TypeOverrides(client as unknown as pg.CustomTypesConfig)
+    return types.setTypeParser(...args)
+  })
+  define('getTypeParser', (...args: Parameters<pg.TypeOverrides['getTypeParser']>): unknown =>
+    (types ?? client).getTypeParser(...args),
+  )
   const methods = client as unknown as Record<string, AnyMethod | undefined>
   for (const method of DELEGATED)
-    if (methods[method] !== undefined) define(method, methods[method].bind(client))
+    define(method, (...args: unknown[]) => {
+      const error = refusal()
+      if (error !== undefined) throw error
+      return methods[method]?.call(client, ...args)
+    })
   return handle
 }

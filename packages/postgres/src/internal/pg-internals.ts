@@ -17,7 +17,9 @@ export interface PgConnection extends EventEmitter {
   submittedNamedStatements?: Record<string, string>
   query(text: string): void
   parse(message: { text: string; name?: string; types?: unknown }): void
-  bind(message: unknown): void
+  bind(message: { statement?: string }): void
+  describe(message: { type: 'P' | 'S'; name?: string }): void
+  execute(message: { portal?: string; rows?: number }): void
   sync(): void
   flush(): void
   _send(buffer: Uint8Array): boolean
@@ -47,6 +49,8 @@ export interface PgClientState {
   readonly _activeQuery?: unknown
   readonly activeQuery?: unknown
   readonly connectionParameters: { readonly client_encoding?: string }
+  _types: pg.TypeOverrides
+  _txStatus?: TransactionStatus | null
   getStartupConf(): Record<string, string>
 }
 
@@ -58,7 +62,7 @@ export interface BackendMessage {
   readonly code?: string
   readonly severity?: string
   position?: string
-  readonly parameterName?: string
+  readonly fields?: readonly unknown[]
 }
 
 /** Idle, in a transaction, in a failed transaction (PostgreSQL manual, 53.7, ReadyForQuery). */

@@ -6,15 +6,9 @@ import {
   type PgConnectionConfig,
   type TransactionStatus,
 } from './pg-internals.ts'
+import { type CleanerStep, SessionCleaner } from './session-cleaner.ts'
 import { residueOf } from './session-residue.ts'
-import { type CleanerStep, TemporaryObjectsCleaner } from './temporary-objects.ts'
-import {
-  PREPARE_SCOPE,
-  PREPARE_SCOPE_SQL,
-  type Prefix,
-  TEMPORARY_OBJECTS_FOUND,
-  type TenantPrefix,
-} from './tenant-prefix.ts'
+import { type Prefix, REFUSED, type TenantPrefix } from './tenant-prefix.ts'
 import { beginTag, finishTag, isSetTransaction } from './transaction-text.ts'
 
 /** What a cleaner listens to; everything else (notices, parameters, the end of the connection) passes by. */
@@ -29,6 +23,15 @@ const CLEANED = new Set<string | symbol>([
   'errorMessage',
   'readyForQuery',
 ])
+
+/** SQLSTATEs of a scope that failed and left the session as it was: no such schema, no privilege on it, cancelled or timed out, locked. */
+const HARMLESS: ReadonlySet<string> = new Set(['3F000', REFUSED.privilege, '57014', '55P03'])
+
+/** More than one statement, or one that a semicolon makes look like more. The extended protocol takes one. */
+const MANY_STATEMENTS = /;\s*\S/
+
+/** COPY that reads from the client, which hangs in the extended protocol: the Sync is swallowed. A text that only looks like it is sent the simple way, too. */
+const COPY_FROM_CLIENT = /\bcopy\b[\s\S]*\bfrom\b[\s\S]*\bstdin\b/i
 
 /** For whom a connection works: nobody (`refuse`), the pool's own set-up, or one tenant. */
 type Mode = 'refuse' | 'setup' | 'scoped'
@@ -55,8 +58,12 @@ export class ScopedConnection extends PgConnectionBase {
   /** The scope of the open transaction may have ended with a transaction that was chained to it. */
   #rescope = false
   #chained = false
-  /** The server knows the scope statement by name. */
-  #prepared = false
+  /** The scope statements that the server knows by name. */
+  readonly #prepared = new Set<string>()
+  /** The one that the batch under way prepares. */
+  #preparing: string | undefined
+  /** The session has had temporary objects of more than one tenant. */
+  #cleaned = false
   #residue: string | undefined
   #dead = false
 
@@ -68,9 +75,18 @@ export class ScopedConnection extends PgConnectionBase {
   #shift = 0
   /** Statements of ours whose replies are still to come. */
   #ownReplies = 0
-  /** What was sent of the first statement of a loan, until its scope has held. */
-  #record: Recording | undefined
-  #cleaner: TemporaryObjectsCleaner | undefined
+  /** How many they were, in front of a simple query; 0 in the extended protocol. */
+  #ownStatements = 0
+  #scope: Prefix | undefined
+  /** Its batch has an end, so ReadyForQuery will come. */
+  #synced = false
+  /** Messages are swallowed: the statement was answered here. */
+  #muted = false
+  /** Sends the first statement of a loan once more; known until its scope has held. */
+  #record: (() => void) | undefined
+  /** What was sent of it behind the scope. */
+  #sent: Uint8Array[] | undefined
+  #cleaner: SessionCleaner | undefined
 
   constructor(config: PgConnectionConfig) {
     super(config)
@@ -111,29 +127,61 @@ export class ScopedConnection extends PgConnectionBase {
 
   override query(text: string): void {
     if (this.#answerHere(text)) return
+    if (MANY_STATEMENTS.test(text) || COPY_FROM_CLIENT.test(text)) return this.#querySimple(text)
+    // The same answers as to a simple query, and a scope that is planned once per connection.
+    this.stream.cork()
+    try {
+      const sent = this.#beginExtended(text)
+      if (sent === 'refused') return
+      if (sent === 'bare') {
+        this.#synced = true
+        return super.query(text)
+      }
+      super.parse({ text })
+      super.bind({})
+      super.describe({ type: 'P' })
+      super.execute({})
+      this.sync()
+    } finally {
+      this.stream.uncork()
+    }
+  }
+
+  /** The scope as the first statement of a simple query. */
+  #querySimple(text: string): void {
     const prefix = this.#begin(text)
     if (prefix === 'refused') return
+    this.#synced = true
     if (prefix === undefined) return super.query(text)
     const held = this.#takeHeld()
     const send = (scope: Prefix): void => {
-      const own = [...held, ...(this.#prepared ? [] : [PREPARE_SCOPE_SQL]), scope.sql]
+      const own = [
+        ...held,
+        ...(this.#mustPrepare(scope) ? [scope.statement.prepare] : []),
+        scope.sql,
+      ]
       // A line end, because a held BEGIN may end in a comment.
       const front = own.map((statement) => `${statement.replace(/;\s*$/, '')}\n;`).join('')
       this.#ownReplies = own.length
-      this.#shift = [...front].length
+      this.#ownStatements = own.length
+      this.#scope = scope
+      // The server counts characters, not UTF-16 units; ours are ASCII, and so is a BEGIN that was recognised but for its comments.
+      this.#shift = Array.from(front).length
       super.query(front + text)
     }
-    if (this.#fresh) this.#record = { synced: true, again: () => send(prefix.next) }
-    send(this.#fresh ? prefix.first : prefix.next)
-    this.#fresh = false
+    if (this.#fresh) this.#record = () => send(prefix.next)
+    send(this.#scopeFor(prefix))
   }
 
   override parse(message: { text: string; name?: string; types?: unknown }): void {
-    if (this.#beginExtended(message.text)) super.parse(message)
+    if (this.#muteIfAnswered(message.text)) return
+    if (this.#beginExtended(message.text) !== 'refused') super.parse(message)
   }
 
-  override bind(message: unknown): void {
-    if (this.#beginExtended(undefined)) super.bind(message)
+  override bind(message: { statement?: string }): void {
+    const text = this.#textOf(message.statement)
+    if (this.#muteIfAnswered(text)) return
+    if (this.#beginExtended(text) !== 'refused') super.bind(message)
   }
 
   override flush(): void {
@@ -142,13 +190,19 @@ export class ScopedConnection extends PgConnectionBase {
   }
 
   override sync(): void {
-    if (this.#record !== undefined) this.#record.synced = true
+    this.#synced = true
     super.sync()
   }
 
   override _send(buffer: Uint8Array): boolean {
-    this.#record?.sent?.push(buffer)
+    if (this.#muted) return true
+    this.#sent?.push(buffer)
     return super._send(buffer)
+  }
+
+  /** Ends the batch that is under way if nobody has: the server answers a failed one with ReadyForQuery only then. */
+  endBatch(): void {
+    if (this.#underWay && !this.#synced) this.sync()
   }
 
   override emit(event: string | symbol, ...args: unknown[]): boolean {
@@ -160,12 +214,17 @@ export class ScopedConnection extends PgConnectionBase {
     switch (event) {
       case 'parseComplete':
         // The scope is the last of our statements. It stays prepared even if what follows fails.
-        if (this.#ownReplies === 1) this.#prepared = true
+        if (this.#ownReplies === 1) this.#hasPrepared()
         if (this.#ownReplies > 0) return true
         break
       case 'bindComplete':
-      case 'dataRow':
         if (this.#ownReplies > 0) return true
+        break
+      case 'dataRow':
+        if (this.#ownReplies > 0) {
+          if (this.#ownReplies === 1) this.#verify(message)
+          return true
+        }
         break
       case 'rowDescription':
         if (this.#ownReplies > 0) return true
@@ -173,22 +232,25 @@ export class ScopedConnection extends PgConnectionBase {
         break
       case 'commandComplete':
         if (this.#ownReplies > 0) {
-          if (message.text === 'PREPARE') this.#prepared = true
-          if (--this.#ownReplies === 0) this.#record = undefined
+          if (message.text === 'PREPARE') this.#hasPrepared()
+          if (--this.#ownReplies === 0) this.#forgetRecord()
           return true
         }
         this.#completed(message.text ?? '')
         break
       case 'errorMessage':
-        if (this.#ownReplies === 0) {
-          this.#shiftPosition(message)
-          break
+        if (this.#ownReplies > 0 && !this.#isOfCaller(message)) {
+          if (this.#record !== undefined && REFUSED.session.some((code) => code === message.code)) {
+            this.#startCleaning(this.#record)
+            return true
+          }
+          return super.emit(event, this.#scopeFailed(message))
         }
-        if (message.code === TEMPORARY_OBJECTS_FOUND && this.#record !== undefined) {
-          this.#startCleaning(this.#record)
-          return true
-        }
-        return super.emit(event, this.#scopeFailed(message))
+        this.#ownReplies = 0
+        this.#forgetRecord()
+        this.#shiftPosition(message)
+        if (this.#mode === 'scoped') this.#residue ??= residueOf('ERROR', this.#text, true)
+        break
       case 'notice':
         if (this.#ownReplies === 0) this.#shiftPosition(message)
         break
@@ -201,7 +263,8 @@ export class ScopedConnection extends PgConnectionBase {
 
   /** Answers a BEGIN without the server, and everything up to the first statement that needs one. */
   #answerHere(text: string): boolean {
-    if (this.#mode !== 'scoped' || this.#status !== 'I' || this.#underWay) return false
+    if (this.#mode !== 'scoped' || this.#status !== 'I' || this.#underWay || this.#dead)
+      return false
     if (this.#held.length === 0) {
       const tag = beginTag(text)
       if (tag === undefined) return false
@@ -221,11 +284,24 @@ export class ScopedConnection extends PgConnectionBase {
     return true
   }
 
+  /** The same for the messages of the extended protocol: they are swallowed until the answer was given. */
+  #muteIfAnswered(text: string | undefined): boolean {
+    if (!this.#muted && text !== undefined && this.#answerHere(text)) this.#muted = true
+    return this.#muted
+  }
+
+  /** The text of a statement that pg knows by name. */
+  #textOf(name: string | undefined): string | undefined {
+    if (!name) return undefined
+    return this.parsedStatements[name] ?? this.submittedNamedStatements?.[name]
+  }
+
   #reply(tag: string, status: TransactionStatus): void {
     process.nextTick(() => {
       // A connection that broke in the meantime has already failed the statement.
       if (this.#dead) return
       super.emit('commandComplete', { name: 'commandComplete', length: tag.length + 5, text: tag })
+      this.#muted = false
       super.emit('readyForQuery', { name: 'readyForQuery', length: 5, status })
     })
   }
@@ -246,45 +322,58 @@ export class ScopedConnection extends PgConnectionBase {
     this.#text = text
     this.#returnedRows = false
     this.#shift = 0
+    this.#synced = false
     if (this.#mode === 'setup') return undefined
     return this.#status === 'I' || (this.#status === 'T' && this.#rescope)
       ? this.#prefix
       : undefined
   }
 
-  #beginExtended(text: string | undefined): boolean {
+  /** Begins a statement in the extended protocol: `'scoped'` if the scope was put in front of it, `'bare'` if it needs none, `'refused'` if it must not be sent. */
+  #beginExtended(text: string | undefined): 'scoped' | 'bare' | 'refused' {
     const prefix = this.#begin(text)
-    if (prefix === 'refused') return false
-    if (prefix === undefined) return true
-    if (this.#status === 'I' && this.#held.length === 0 && text !== undefined && beginTag(text)) {
-      // A BEGIN in the extended protocol cannot be answered here; the scope follows with the next statement.
-      this.#rescope = true
-      return true
-    }
+    if (prefix === 'refused') return 'refused'
+    if (prefix === undefined) return 'bare'
     const held = this.#takeHeld()
     const send = (scope: Prefix): void => {
       const messages: Uint8Array[] = []
       for (const statement of held)
         messages.push(parseMessage('', statement), bindMessage('', []), executeMessage())
-      if (!this.#prepared) messages.push(PREPARE_SCOPE)
+      if (this.#mustPrepare(scope)) messages.push(scope.statement.parse)
       messages.push(scope.bytes)
       this.#ownReplies = held.length + 1
+      this.#scope = scope
       super._send(messages.length === 1 ? scope.bytes : Buffer.concat(messages))
     }
-    send(this.#fresh ? prefix.first : prefix.next)
-    if (this.#fresh) {
+    const fresh = this.#fresh
+    this.#ownStatements = 0
+    send(this.#scopeFor(prefix))
+    if (fresh) {
       const sent: Uint8Array[] = []
-      this.#record = {
-        synced: false,
-        sent,
-        again: () => {
-          send(prefix.next)
-          super._send(Buffer.concat(sent))
-        },
+      this.#sent = sent
+      this.#record = () => {
+        send(prefix.next)
+        super._send(Buffer.concat(sent))
       }
     }
+    return 'scoped'
+  }
+
+  #scopeFor({ first, firstAgain, next }: TenantPrefix): Prefix {
+    if (!this.#fresh) return next
     this.#fresh = false
+    return this.#cleaned ? firstAgain : first
+  }
+
+  #mustPrepare({ statement }: Prefix): boolean {
+    if (this.#prepared.has(statement.name)) return false
+    this.#preparing = statement.name
     return true
+  }
+
+  #hasPrepared(): void {
+    if (this.#preparing !== undefined) this.#prepared.add(this.#preparing)
+    this.#preparing = undefined
   }
 
   #takeHeld(): readonly string[] {
@@ -294,11 +383,39 @@ export class ScopedConnection extends PgConnectionBase {
     return held
   }
 
-  #startCleaning(record: Recording): void {
-    this.#ownReplies = 0
+  #forgetRecord(): void {
     this.#record = undefined
-    this.#cleaner = new TemporaryObjectsCleaner(record.again)
-    if (!record.synced) super.sync()
+    this.#sent = undefined
+  }
+
+  #startCleaning(again: () => void): void {
+    this.#ownReplies = 0
+    this.#forgetRecord()
+    this.#cleaned = true
+    this.#cleaner = new SessionCleaner(again)
+    if (!this.#synced) super.sync()
+  }
+
+  /** The server says which path it set. A statement of the scope's name that somebody else prepared would say something else, and then nothing of this session can be believed. */
+  #verify({ fields }: BackendMessage): void {
+    const { statement, path } = this.#scope ?? {}
+    if (statement === undefined || String(fields?.[statement.pathColumn]) === path) return
+    this.stream.destroy(
+      new TenancyError(
+        'ERR_TENANCY_SCOPE_FAILED',
+        `The session does not enter tenant ${this.#tenantId}; the connection was ended.`,
+        { tenantId: this.#tenantId },
+      ),
+    )
+  }
+
+  /** Whether an error is the caller's although our statements have not answered: a text of several statements is parsed as a whole before any of them runs. */
+  #isOfCaller({ code, position }: BackendMessage): boolean {
+    return (
+      this.#ownStatements > 0 &&
+      this.#ownReplies === this.#ownStatements &&
+      (code === '42601' || Number(position) > this.#shift)
+    )
   }
 
   #clean(step: CleanerStep, message: BackendMessage): void {
@@ -306,7 +423,7 @@ export class ScopedConnection extends PgConnectionBase {
     if (step.kind === 'send') return super.query(step.text)
     this.#cleaner = undefined
     if (step.kind === 'clean') return step.again()
-    this.#residue = 'temporary objects'
+    this.#residue = 'what an earlier tenant left'
     super.emit('errorMessage', this.#scopeFailed(step.cause))
     this.emit('readyForQuery', message)
   }
@@ -314,19 +431,18 @@ export class ScopedConnection extends PgConnectionBase {
   #completed(tag: string): void {
     if (this.#mode === 'setup') return
     if (tag === 'COMMIT' || tag === 'ROLLBACK') this.#chained = true
-    if (tag === 'DISCARD ALL' || tag === 'DEALLOCATE ALL' || tag === 'DEALLOCATE')
-      this.#prepared = false
+    if (tag === 'DISCARD ALL' || tag === 'DEALLOCATE ALL') this.#prepared.clear()
     this.#residue ??= residueOf(tag, this.#text, this.#returnedRows)
     this.#returnedRows = false
   }
 
   #scopeFailed(message: BackendMessage): TenancyError | BackendMessage {
     this.#ownReplies = 0
-    this.#record = undefined
+    this.#forgetRecord()
     // The server is ending the connection: that is not about the scope.
     if (message.severity === 'FATAL') return message
-    // Gone by a DEALLOCATE inside a function, say. It is prepared anew the next time.
-    this.#prepared = this.#prepared && message.code !== '26000'
+    // A schema that is not there, a time limit or a cancellation say nothing about the session; everything else does.
+    if (!HARMLESS.has(message.code ?? '')) this.#residue = 'a scope that failed'
     const options = { cause: message, tenantId: this.#tenantId }
     return message.code === '3F000'
       ? new TenancyError(
@@ -336,7 +452,9 @@ export class ScopedConnection extends PgConnectionBase {
         )
       : new TenancyError(
           'ERR_TENANCY_SCOPE_FAILED',
-          `Tenant ${this.#tenantId} could not be entered; the statement was not run.`,
+          message.code === REFUSED.privilege
+            ? `The role of the pool has no USAGE on the schema of tenant ${this.#tenantId}; the statement was not run.`
+            : `Tenant ${this.#tenantId} could not be entered; the statement was not run.`,
           options,
         )
   }
@@ -356,13 +474,4 @@ export class ScopedConnection extends PgConnectionBase {
     this.#text = undefined
     this.#shift = 0
   }
-}
-
-/** A statement that can be sent once more. */
-interface Recording {
-  /** Its batch has an end, so ReadyForQuery will come. */
-  synced: boolean
-  /** What was sent behind the scope; absent where `again` knows. */
-  readonly sent?: Uint8Array[]
-  readonly again: () => void
 }

@@ -1,6 +1,8 @@
 /**
  * Tells from the command tag which statements may leave something in the session that the next tenant would find. Text is looked at only to let off statements that surely
- * do not; a statement whose text is not known is taken to.
+ * do not; a statement whose text is not known is taken to. `ERROR` is the tag of a statement that failed.
+ *
+ * What a function does when a plain SELECT calls it shows nowhere. Of that, temporary objects and the base path are found by the next scope (`tenant-prefix.ts`); custom settings, session locks and subscriptions are not.
  */
 export function residueOf(
   tag: string,
@@ -11,7 +13,7 @@ export function residueOf(
   const single = text === undefined || /;\s*\S/.test(text) ? undefined : text
   switch (command) {
     case 'SET':
-      return single !== undefined && /^\s*set\s+(?:local|transaction)\b/i.test(single)
+      return single !== undefined && /^\s*set\s+(?:local|transaction)\s/i.test(single)
         ? undefined
         : 'a session setting'
     case 'LISTEN':
@@ -40,17 +42,22 @@ export function residueOf(
     case 'DO':
     case 'CALL':
       // Code in the server's languages can leave anything and reports nothing.
-      return 'what a DO block or a procedure left'
+      return LEFT_BY_CODE
   }
-  if (text !== undefined && /\bpg_(?:try_)?advisory_lock/i.test(text)) return 'an advisory lock'
-  if (text !== undefined && /\bset_config\b/i.test(text) && !SETS_LOCALLY.test(text))
-    return 'a session setting'
+  if (text === undefined) return undefined
+  if (/\bpg_(?:try_)?advisory_lock/i.test(text)) return 'an advisory lock'
+  if (/\bpg_settings\b/i.test(text)) return 'a session setting'
+  if (/\bset_config\b/i.test(text.replace(SETS_LOCALLY, ''))) return 'a session setting'
+  // A failed block reports no tag, and what it locked or subscribed to may stay.
+  if (tag === 'ERROR' && /^\s*(?:do|call)\b/i.test(text)) return LEFT_BY_CODE
   return undefined
 }
 
-/** A text in which every call of set_config ends in `true`: for this transaction only. */
+const LEFT_BY_CODE = 'what a DO block or a procedure left'
+
+/** A call of set_config for this transaction only, with arguments plain enough to be read. */
 const SETS_LOCALLY =
-  /^(?:(?!\bset_config\b)[\s\S])*(?:\bset_config\s*\([^()]*,\s*true\s*\)(?:(?!\bset_config\b)[\s\S])*)*$/i
+  /\bset_config\s*\(\s*(?:'[\w.]+'|\$\d+)\s*,\s*(?:'[^']*'|\$\d+(?:::\w+)?)\s*,\s*true\s*\)/gi
 
 function mayBeTemporary(text: string | undefined): string | undefined {
   return text === undefined || /temp/i.test(text) ? 'a temporary object' : undefined

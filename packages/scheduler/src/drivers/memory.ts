@@ -303,7 +303,7 @@ export class MemorySchedulerDriver implements SchedulerDriver {
     schedule.nextRunAt = at
     schedule.alarm = this.#wall.set(at, () => {
       // From the tick, if somebody set the clock back while it was due: no tick comes twice.
-      this.#tick(lane, schedule, () => this.#armCron(lane, schedule, Date.now()))
+      this.#tick(lane, schedule, () => this.#armCron(lane, schedule, Math.max(at, Date.now())))
     })
   }
 

@@ -8,15 +8,19 @@ export type CleanerStep =
   | { readonly kind: 'clean'; readonly again: () => void }
   | { readonly kind: 'failed'; readonly cause: BackendMessage }
 
+/** Not DISCARD ALL: it would also take what the pool's `onConnect` set, and the statements that pg has prepared. */
+const CLEAN =
+  'reset search_path; discard temp; unlisten *; close all; select pg_catalog.pg_advisory_unlock_all()'
+
 const WAIT: CleanerStep = { kind: 'wait' }
 
 /**
- * Removes temporary objects that an earlier tenant left in the session, after the scope statement turned a statement away because of them. No command tag tells of a temporary table that a
- * function makes, and code like `create temp table if not exists` would find the other tenant's rows.
+ * Cleans a session after the scope statement turned a statement away because of what an earlier tenant had left there: temporary objects, a base path. No command tag tells of
+ * what a function does, and code like `create temp table if not exists` would find the other tenant's rows.
  *
- * A state machine over the answers of the server: end of the failed batch, ROLLBACK if a BEGIN was part of it, DISCARD TEMP.
+ * A state machine over the answers of the server: end of the failed batch, ROLLBACK if a BEGIN was part of it, then the cleaning.
  */
-export class TemporaryObjectsCleaner {
+export class SessionCleaner {
   #stage: 'drain' | 'rollback' | 'discard' = 'drain'
   #failure: BackendMessage | undefined
 
@@ -37,7 +41,7 @@ export class TemporaryObjectsCleaner {
     }
     if (this.#stage !== 'discard') {
       this.#stage = 'discard'
-      return { kind: 'send', text: 'discard temp' }
+      return { kind: 'send', text: CLEAN }
     }
     return { kind: 'clean', again: this.#again }
   }

@@ -1,0 +1,5 @@
+create table daily_reports (
+  day date primary key,
+  orders integer not null,
+  pieces integer not null
+);

@@ -1,0 +1,187 @@
+import {
+  assertKnownKeys,
+  assertTenantId,
+  createTenant,
+  type Tenancy,
+  TenancyError,
+  type Tenant,
+  type TenantInput,
+  type TenantSelector,
+} from '@partywall/core'
+import type { PostgresTenantStore } from '@partywall/postgres'
+import { finalStatusOf } from './internal/final-status.ts'
+import type { Provisioner, ProvisioningStep } from './internal/provisioner.ts'
+import type { TenantConfig } from './partywall-config.ts'
+
+export interface CreateTenantOptions {
+  /** Fills the tenant, once, after the seeds of the plugins. Runs in the tenant. */
+  readonly seed?: TenantConfig['seed']
+  /** Told each step when it is done, and how many milliseconds it took. */
+  readonly onStep?: ((step: ProvisioningStep, durationMs: number) => void) | undefined
+}
+
+/** What `update` may change. Status, isolation and place have operations of their own, now or in a later version. */
+export type TenantChanges = Partial<
+  Pick<TenantInput, 'name' | 'tags' | 'domains' | 'ingress' | 'release' | 'settings'>
+>
+
+const CHANGES = ['name', 'tags', 'domains', 'ingress', 'release', 'settings']
+
+/** Creates, changes, suspends and lists tenants: `wall.tenants`. Central work, which is audited; it enters each tenant by itself. */
+export class TenantManager {
+  readonly #tenancy: Tenancy
+  readonly #store: PostgresTenantStore
+  readonly #provisioner: Provisioner
+  readonly #defaultTenant: string | undefined
+
+  /** @internal */
+  constructor(
+    tenancy: Tenancy,
+    store: PostgresTenantStore,
+    provisioner: Provisioner,
+    defaultTenant: string | undefined,
+  ) {
+    this.#tenancy = tenancy
+    this.#store = store
+    this.#provisioner = provisioner
+    this.#defaultTenant = defaultTenant
+  }
+
+  /**
+   * Creates a tenant: its record, its schema, the migrations of its plugins, their seeds, its own seed, their schedules; then it is active (or suspended, if the input says so).
+   *
+   * Safe to repeat: after a crash or an error, calling it again goes on where it stopped, with the record of the new call. A tenant that is ready is not touched.
+   *
+   * @throws {TenancyError} by rejection: `ERR_TENANCY_TENANT_EXISTS`, `ERR_TENANCY_TENANT_INVALID`, `ERR_TENANCY_IDENTIFIER_INVALID`, `ERR_TENANCY_PHYSICAL_NAME_CONFLICT`, `ERR_TENANCY_MIGRATION_*`,
+   * `ERR_TENANCY_PLUGIN_VERSION_*`, `ERR_TENANCY_CLOSED`, and whatever a seed throws.
+   */
+  async create(input: TenantInput, options: CreateTenantOptions = {}): Promise<Tenant> {
+    assertKnownKeys('tenants.create options', options, ['seed', 'onStep'])
+    const { seed, onStep } = options
+    const status = finalStatusOf(input, this.#defaultTenant)
+    const timed = async <T>(step: ProvisioningStep, fn: () => Promise<T>): Promise<T> => {
+      const start = performance.now()
+      const result = await fn()
+      onStep?.(step, performance.now() - start)
+      return result
+    }
+    return this.#central('provision', input.id, async () => {
+      const tenant = await timed('record', () => this.#record(input))
+      return this.#provisioner.provision(tenant, status, seed, timed)
+    })
+  }
+
+  /** The record of a tenant, whatever its status. */
+  async get(id: string): Promise<Tenant | undefined> {
+    return this.#central('look at', id, () => this.#store.findById(assertTenantId(id)))
+  }
+
+  /** Tenants in the order of their ids; by default those that are active. */
+  list(selector?: TenantSelector): AsyncIterable<Tenant> {
+    return this.#tenancy.central('list tenants', () => this.#store.list(selector))
+  }
+
+  /**
+   * Changes the record of a tenant. With a `release`, its migrations are applied first; if one fails, the tenant stays on the release that it has.
+   *
+   * @throws {TenancyError} by rejection: `ERR_TENANCY_TENANT_UNKNOWN`, `ERR_TENANCY_TENANT_INVALID`, `ERR_TENANCY_TENANT_EXISTS` for a domain of another tenant, `ERR_TENANCY_MIGRATION_*`.
+   */
+  async update(id: string, changes: TenantChanges): Promise<Tenant> {
+    assertKnownKeys('tenants.update changes', changes, CHANGES, 'ERR_TENANCY_TENANT_INVALID')
+    return this.#central('update', id, async () => {
+      const current = await this.#known(id)
+      if (changes.release === undefined) return this.#changed(await this.#store.update(id, changes))
+      const next = createTenant({ ...current, ...changes })
+      await this.#provisioner.enter(id, () => this.#provisioner.migrate(next))
+      const updated = this.#changed(await this.#store.update(id, changes))
+      await this.#provisioner.enter(id, async () => {
+        await this.#provisioner.seed()
+        await this.#provisioner.schedule()
+      })
+      return updated
+    })
+  }
+
+  /** Takes an active tenant out of service: its requests are refused, its jobs wait, its data stays. Repeating it is harmless. */
+  async suspend(id: string): Promise<Tenant> {
+    return this.#central('suspend', id, async () => {
+      const tenant = await this.#known(id)
+      if (tenant.status === 'suspended') return tenant
+      this.#assertStatus(tenant, 'active')
+      return this.#changed(await this.#store.update(id, { status: 'suspended' }))
+    })
+  }
+
+  /** Puts a suspended tenant back into service, after the migrations and seeds that it has missed. Repeating it is harmless. */
+  async resume(id: string): Promise<Tenant> {
+    return this.#central('resume', id, async () => {
+      const tenant = await this.#known(id)
+      if (tenant.status === 'active') return tenant
+      this.#assertStatus(tenant, 'suspended')
+      await this.#provisioner.enter(id, async () => {
+        await this.#provisioner.migrate(tenant)
+        await this.#provisioner.seed()
+        await this.#provisioner.schedule()
+      })
+      return this.#changed(await this.#store.update(id, { status: 'active' }))
+    })
+  }
+
+  /** @internal Provisions what the configuration lists and does not exist. Resolves to the ids that were provisioned now. */
+  async ensure(tenants: readonly TenantConfig[]): Promise<Set<string>> {
+    const provisioned = new Set<string>()
+    for (const { seed, ...input } of tenants) {
+      const found = await this.get(input.id)
+      if (found?.status === 'deleted')
+        throw new TenancyError(
+          'ERR_TENANCY_TENANT_EXISTS',
+          `The tenant ${input.id} of the configuration was deleted.`,
+          { hint: 'A tenant id is never given out twice: remove it from tenants.' },
+        )
+      if (found !== undefined && found.status !== 'provisioning') continue
+      try {
+        await this.create(input, { seed })
+        provisioned.add(input.id)
+      } catch (error) {
+        // Another process started with the same configuration, and was faster.
+        if (!TenancyError.is(error, 'ERR_TENANCY_TENANT_EXISTS')) throw error
+        if ((await this.get(input.id)) === undefined) throw error
+      }
+    }
+    return provisioned
+  }
+
+  /** A new record, or that of a creation which did not come to its end. */
+  async #record(input: TenantInput): Promise<Tenant> {
+    const record = { ...input, status: 'provisioning' as const }
+    const found = await this.#store.findById(input.id)
+    if (found?.status !== 'provisioning') return this.#store.create(record)
+    const { id: _, ...changes } = record
+    return this.#store.update(input.id, changes)
+  }
+
+  async #known(id: string): Promise<Tenant> {
+    const tenant = await this.#store.findById(assertTenantId(id))
+    if (tenant !== undefined && tenant.status !== 'deleted') return tenant
+    throw new TenancyError('ERR_TENANCY_TENANT_UNKNOWN', `There is no tenant ${id}.`)
+  }
+
+  #assertStatus({ id, status }: Tenant, expected: Tenant['status']): void {
+    if (status === expected) return
+    throw new TenancyError(
+      'ERR_TENANCY_TENANT_INVALID',
+      `Tenant ${id} is ${status}, and only a tenant that is ${expected} can be changed in this way.`,
+      { tenantId: id },
+    )
+  }
+
+  /** Of this process at once; the others hear of it from the store. */
+  #changed(tenant: Tenant): Tenant {
+    this.#tenancy.lookup.invalidate(tenant.id)
+    return tenant
+  }
+
+  async #central<T>(what: string, id: unknown, fn: () => Promise<T>): Promise<T> {
+    return this.#tenancy.central(`${what} tenant ${String(id).slice(0, 80)}`, fn)
+  }
+}
