@@ -120,7 +120,7 @@ describe('C4', () => {
     const other = createTenancy({ store: memoryTenantStore(tenants) })
     tenancy.run(acme, () => {
       expect(other.current()).toBeUndefined()
-      expect(() => other.require()).toThrow()
+      expect(() => other.require()).toThrow('No tenant context')
     })
     expect(canary()).toBeUndefined()
   })
@@ -325,7 +325,7 @@ describe('C6', () => {
   }
 
   test('C6 a worker thread has no tenant, and is told by its message', async () => {
-    await converse(() => {
+    const conversation = converse(() => {
       const code = program(
         "require('node:worker_threads').parentPort.on.bind(require('node:worker_threads').parentPort, 'message')",
         "require('node:worker_threads').parentPort.postMessage",
@@ -336,10 +336,11 @@ describe('C6', () => {
         end: () => worker.terminate(),
       })
     })
+    await expect(conversation).resolves.toBeUndefined()
   })
 
   test('C6 a child process has no tenant, and is told by its message', async () => {
-    await converse(() => {
+    const conversation = converse(() => {
       const child = spawn(
         process.execPath,
         [
@@ -357,6 +358,7 @@ describe('C6', () => {
         },
       })
     })
+    await expect(conversation).resolves.toBeUndefined()
   })
 
   test('C6 a cluster worker has no tenant, and is told by its message', async () => {
@@ -365,7 +367,7 @@ describe('C6', () => {
     await writeFile(exec, program("process.on.bind(process, 'message')", 'process.send'))
     cluster.setupPrimary({ exec, execArgv: ['--conditions=source'] })
     try {
-      await converse(() => {
+      const conversation = converse(() => {
         const worker = cluster.fork()
         return Object.assign(worker, {
           tell: (message: object) => void worker.send(message),
@@ -375,6 +377,7 @@ describe('C6', () => {
           },
         })
       })
+      await expect(conversation).resolves.toBeUndefined()
     } finally {
       await rm(folder, { recursive: true, force: true })
     }

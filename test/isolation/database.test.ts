@@ -32,8 +32,9 @@ const POOL_SIZES = [1, 4]
 const EFFECT = "insert into probe.effect (what) values ('ran')"
 
 let world: TenantDatabase
+/** Runs as a tenant, from outside of whatever tenant is active: the next request, not a part of this one. */
 const as = <T>(tenantId: string, fn: () => Promise<T> | T): Promise<T> =>
-  world.tenancy.run(tenantId, async () => fn())
+  world.tenancy.context.outside(() => world.tenancy.run(tenantId, async () => fn()))
 
 beforeAll(async () => {
   world = await createTenantDatabase()

@@ -384,7 +384,7 @@ describe('I9', () => {
       const input = `${encode({ alg: 'ES256', kid: 'acme' })}.${encode(payload)}`
       const signature = await crypto.subtle.sign(
         { name: 'ECDSA', hash: 'SHA-256' },
-        (keys['acme'] as KeyPair).privateKey as Parameters<typeof crypto.subtle.sign>[1],
+        (keys['acme'] as KeyPair).privateKey,
         Buffer.from(input),
       )
       return `${input}.${Buffer.from(signature).toString('base64url')}`
@@ -463,7 +463,7 @@ describe('I13', () => {
     }
     const seconds = (performance.now() - started) / 1_000
     expect(knownAnswers).toBe(300)
-    expect([...statuses.keys()].sort()).toEqual([404, 503])
+    expect([...statuses.keys()].toSorted((a, b) => a - b)).toEqual([404, 503])
     expect((statuses.get(404) ?? 0) + (statuses.get(503) ?? 0)).toBe(3_000)
     // A bucket of one second, what flows in, and what was on its way when it ran dry.
     expect(store.calls - warm.calls).toBeLessThanOrEqual(50 + Math.ceil(seconds * 50) + 16)

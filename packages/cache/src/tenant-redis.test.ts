@@ -407,6 +407,35 @@ describe('pipelines belong to a tenant', () => {
     expect(await inGlobex(() => redis.get('k'))).toBe(canary('globex', 1))
   })
 
+  test.each([
+    ['outside', <T>(fn: () => T) => fn()],
+    ['in another tenant', inGlobex],
+  ])(
+    'an EXEC that is added %s cannot leave the shared connection inside a transaction',
+    async (_where, elsewhere) => {
+      const redis = connect()
+      const made = await inAcme(() => ({ pipeline: redis.pipeline().multi().set('k', '1') }))
+      await elsewhere(() => void made.pipeline.exec())
+      await expect(inAcme(() => made.pipeline.exec())).rejects.toEqual(
+        expect.objectContaining({ name: 'TenancyError' }),
+      )
+      expect(await inGlobex(() => redis.set('k', canary('globex', 1)))).toBe('OK')
+      expect(await inGlobex(() => redis.get('k'))).toBe(canary('globex', 1))
+      expect(await wireKeys()).toEqual(['globex:k'])
+    },
+  )
+
+  test('a MULTI that is begun outside of a tenant never reaches the server', async () => {
+    const redis = connect()
+    const begun = redis.multi()
+    await inAcme(() => begun.set('k', '1').exec())
+    const inner = redis.pipeline().multi()
+    await expect(inAcme(() => inner.set('l', '1').exec().exec())).rejects.toEqual(missing)
+    expect(await inGlobex(() => redis.set('k', '1'))).toBe('OK')
+    // multi() itself acts for nobody; the tenant is that of its first command.
+    expect(await wireKeys()).toEqual(['acme:k', 'globex:k'])
+  })
+
   test('a DISCARD inside a counted transaction leaves the connection clean', async () => {
     const redis = connect()
     await inAcme(() =>
@@ -421,12 +450,33 @@ describe('pipelines belong to a tenant', () => {
     expect(await wireKeys()).toEqual([])
   })
 
-  test('a pipeline that was not made by the client takes the tenant that sends it', async () => {
+  test('a pipeline that the client did not make is refused command by command', async () => {
     const redis = connect()
     await inGlobex(() => redis.set('k', canary('globex', 1)))
-    const pipeline = new Pipeline(redis) as unknown as ReturnType<Redis['pipeline']>
+    const plain = () => new Pipeline(redis) as unknown as ReturnType<Redis['pipeline']>
+    const pipeline = plain()
     const results = await inAcme(() => pipeline.get('k').call('CONFIG', 'GET', '*').dbsize().exec())
-    expect(results).toEqual([[null, null], [refused], [refused]])
+    expect(results).toEqual([[refused], [refused], [refused]])
+    const transaction = plain()
+    await inAcme(() => transaction.multi().set('k', '1').exec().exec())
+    expect(await inGlobex(() => redis.get('k'))).toBe(canary('globex', 1))
+    expect(await wireKeys()).toEqual(['globex:k'])
+  })
+
+  test('a transaction with a refused command aborts on the server too, should it ever get there', async () => {
+    const redis = connect()
+    const made = await inAcme(() => ({ transaction: redis.multi().set('k', '1').call('FLUSHALL') }))
+    // Past our own exec(): the first call adds the EXEC, the second sends.
+    const send = () => Pipeline.prototype.exec.call(made.transaction)
+    void send()
+    const results = await send()
+    expect(results?.map(([error, value]) => error?.message.split(' ')[0] ?? value)).toEqual([
+      'OK',
+      'QUEUED',
+      '"FLUSHALL"',
+      'EXECABORT',
+    ])
+    expect(await wireKeys()).toEqual([])
   })
 
   test('QUIT in a pipeline is refused', async () => {
@@ -506,6 +556,19 @@ describe('the client', () => {
     expect(await wireKeys()).toEqual(['globex:app:k'])
   })
 
+  test('RESP3 replies that are maps name streams as the tenant does', async () => {
+    const redis = connect({ protocol: 3, replyMapping: 'resp3' })
+    for (const id of TENANTS)
+      await tenancy.run(id, async () => {
+        await redis.xadd('stream', '1-1', 'f', canary(id, 1))
+        const entries = { stream: [['1-1', ['f', canary(id, 1)]]] }
+        expect(await redis.xread('STREAMS', 'stream', '0')).toEqual(entries)
+        expect(await redis.multi().xread('STREAMS', 'stream', '0').exec()).toEqual([
+          [null, entries],
+        ])
+      })
+  })
+
   test('keyPrefix composes inside the tenant', async () => {
     const redis = connect({ keyPrefix: 'app:' })
     await inAcme(async () => {
@@ -529,10 +592,7 @@ describe('the client', () => {
     // As the oracle's user, it may touch only the tenants' keys; that is enough here.
     expect(await central.get('acme:k')).toBe(canary('acme', 1))
     await inGlobex(() => redis.central.set('globex:k', '1'))
-    expect(events).toMatchObject([
-      { door: 'redis.central', from: undefined },
-      { door: 'redis.central', from: { tenant: { id: 'globex' } } },
-    ])
+    expect(events).toMatchObject([{ door: 'redis.central', from: { tenant: { id: 'globex' } } }])
     off()
     await redis.quit()
     await eventually(() => central.status === 'end')

@@ -71,16 +71,17 @@ export class TenantRedis extends Redis {
   }
 
   /**
-   * A plain ioredis client of the same server and database, which sees the keys of all tenants under their wire names. Every use of this
-   * door emits `isolation:bypassed`. It connects with its first command and is closed with this client.
+   * A plain ioredis client of the same server and database, which sees the keys of all tenants under their wire names. It connects with its first command
+   * and is closed with this client. Every use from within a tenant is told by the event `isolation:bypassed`.
    */
   get central(): IoredisClient {
-    const { context, events } = this.tenancy
-    events.emit('isolation:bypassed', {
-      door: 'redis.central',
-      from: context.current(),
-      reason: 'The client for all tenants was asked for.',
-    })
+    const from = this.tenancy.current()
+    if (from !== undefined)
+      this.tenancy.events.emit('isolation:bypassed', {
+        door: 'redis.central',
+        from,
+        reason: 'redis.central was used inside a tenant',
+      })
     this.#central ??= new CentralRedis(this.tenancy, {
       ...this.options,
       keyPrefix: '',
@@ -105,16 +106,16 @@ export class TenantRedis extends Redis {
   /** @internal Every command that is not in a pipeline passes here once or more; those of pipelines when they are sent. */
   override sendCommand(command: Command, stream?: WriteableStream): unknown {
     if (isDecided(command)) return super.sendCommand(command, stream)
-    const problem = this.#decide(command, stream)
-    if (problem === undefined) return super.sendCommand(command, stream)
-    if (problem === EMULATED) return command.promise
-    if (stream === undefined) {
-      command.reject(problem)
-      return command.promise
+    if (stream !== undefined) {
+      // A pipeline past scopePipeline, which is being written and counts on every one of its commands.
+      const { name, args } = openCommand(command)
+      disarmCommand(command, refusal(name, args, 'Build pipelines by redis.pipeline().'))
+      return super.sendCommand(command, stream)
     }
-    // A pipeline that is being written counts on every one of its commands.
-    disarmCommand(command, problem)
-    return super.sendCommand(command, stream)
+    const problem = this.#decide(command)
+    if (problem === undefined) return super.sendCommand(command)
+    if (problem !== EMULATED) command.reject(problem)
+    return command.promise
   }
 
   override pipeline(commands?: unknown[][]): ChainableCommander {
@@ -191,7 +192,7 @@ export class TenantRedis extends Redis {
     super.handleReconnection(error, item)
   }
 
-  #decide(command: Command, stream: WriteableStream): TenancyError | typeof EMULATED | undefined {
+  #decide(command: Command): TenancyError | typeof EMULATED | undefined {
     const { name, args } = openCommand(command)
     const scope = this.tenancy.current()
     const rule = ruleFor(name, args)
@@ -209,7 +210,6 @@ export class TenantRedis extends Redis {
         markDecided(command)
         return undefined
       case 'emulated':
-        if (stream !== undefined) return refusal(name, args, 'Build pipelines by redis.pipeline().')
         this.#emulate(name, args, scope).then(
           (reply) => command.resolve(reply),
           (error: Error) => command.reject(error),

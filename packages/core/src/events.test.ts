@@ -35,7 +35,7 @@ describe('TenancyEventHub', () => {
         throw new Error('of a listener')
       },
     ],
-    ['rejects', (async () => Promise.reject(new Error('of a listener'))) as () => void],
+    ['rejects', async () => Promise.reject(new Error('of a listener'))],
   ])('warns of a listener that %s and goes on', async (_, listener) => {
     const hub = new TenancyEventHub()
     const seen: string[] = []

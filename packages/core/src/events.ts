@@ -101,7 +101,8 @@ export class TenancyEventHub {
   emit<E extends TenancyEventName>(name: E, event: TenancyEvents[E]): void {
     const listeners = this.#listeners.get(name)
     if (listeners === undefined) return
-    for (const listener of [...listeners]) {
+    // A copy: who joins while an event is told hears of the next one.
+    for (const listener of Array.from(listeners)) {
       try {
         const outcome: unknown = listener(event as never)
         // An async function fits the type; unheard, its rejection would end the process.

@@ -77,10 +77,12 @@ describe('memoryTenantStore', () => {
     const store = memoryTenantStore([{ id: 'acme', domains: ['a.example'] }, { id: 'globex' }])
     const seen: string[] = []
     await store.watch((id) => seen.push(id))
-    expect(() => store.update('acme', { status: 'gone' as 'active' })).toThrow()
+    expect(() => store.update('acme', { status: 'gone' as 'active' })).toThrow(
+      withCode('ERR_TENANCY_TENANT_INVALID'),
+    )
     expect(() =>
       store.update('globex', { name: 'changed', domains: ['g.example', 'a.example'] }),
-    ).toThrow()
+    ).toThrow(withCode('ERR_TENANCY_TENANT_EXISTS'))
     expect(() => store.update('initech', {})).toThrow(withCode('ERR_TENANCY_TENANT_UNKNOWN'))
     expect((await store.findById('globex'))?.name).toBe('globex')
     expect(await store.findByDomain('g.example')).toBeUndefined()

@@ -84,7 +84,7 @@ describe('physical names', () => {
 
   it.each(['table', '__proto__', 'constructor'])('refuse the kind %j', (kind) => {
     // @ts-expect-error only the kinds of PhysicalKind
-    expect(() => physicalName(kind as string, 'acme')).toThrow(
+    expect(() => physicalName(kind, 'acme')).toThrow(
       expect.objectContaining({ code: 'ERR_TENANCY_OPTION_INVALID' }),
     )
   })

@@ -80,7 +80,9 @@ export class Resolution {
       found.push(identifier)
     }
     return pending
-      ? Promise.all(found).then((identifiers) => this.#agree(identifiers))
+      ? Promise.all(found.map((identifier) => Promise.resolve(identifier))).then((identifiers) =>
+          this.#agree(identifiers),
+        )
       : this.#agree(found as (string | undefined)[])
   }
 

@@ -69,9 +69,9 @@ describe('createTenancy', () => {
   })
 
   it('names the option that was meant', () => {
-    expect(() => createTenancy({ store: memoryTenantStore(), ...{ authorise: 1 } })).toThrow(
-      '"authorize"',
-    )
+    expect(() =>
+      createTenancy({ store: memoryTenantStore(), authorise: 1 } as TenancyOptions),
+    ).toThrow('"authorize"')
   })
 
   it('warns of sources that can be forged while nothing authorizes', async () => {

@@ -35,6 +35,8 @@ export interface TenancyOptions {
 export interface RunOptions extends ScopeDetails {
   /** The states in which the tenant may be entered. @defaultValue `['active']` */
   readonly status?: readonly TenantStatus[] | undefined
+  /** What names the tenant here, for `scope.source`: adapters say it. @defaultValue `'run'` */
+  readonly source?: string | undefined
 }
 
 export interface ForEachOptions {
@@ -214,7 +216,8 @@ export class Tenancy {
     const tenant = await this.#enterable(tenantId, options)
     // Who acts, and behind whom, must not get lost for the audit log by entering the tenant once more.
     const details = { ...pickActor(active), ...options }
-    return await this.context.run(createTenantScope(this.context, tenant, 'run', details), fn)
+    const source = options?.source ?? 'run'
+    return await this.context.run(createTenantScope(this.context, tenant, source, details), fn)
   }
 
   /**
@@ -390,7 +393,13 @@ export class Tenancy {
 
   async #enterable(tenantId: string, options: RunOptions = {}): Promise<Tenant> {
     this.#assertOpen()
-    assertKnownKeys('run options', options, ['status', 'actor', 'impersonator', 'requestId'])
+    assertKnownKeys('run options', options, [
+      'status',
+      'actor',
+      'impersonator',
+      'requestId',
+      'source',
+    ])
     const { status = ['active'] } = options
     assertList('status', status)
     const tenant = await this.lookup.find(assertTenantId(tenantId))

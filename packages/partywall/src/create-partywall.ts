@@ -23,9 +23,9 @@ import {
   TenantPool,
 } from '@partywall/postgres'
 import { createTenantScheduler, memoryDriver as memorySchedulerDriver } from '@partywall/scheduler'
+import { startEmbeddedPostgres } from './embedded-postgres.ts'
 import { Closers } from './internal/closers.ts'
 import { connectDatabase } from './internal/connect-database.ts'
-import { startEmbeddedPostgres } from './internal/embedded-postgres.ts'
 import { loadPeer } from './internal/load-peer.ts'
 import { Provisioner } from './internal/provisioner.ts'
 import { seedOnce } from './internal/seed-ledger.ts'
@@ -176,7 +176,7 @@ async function rehearse(config: ResolvedPartywallConfig): Promise<void> {
 }
 
 async function embedded(dataDir: string, closers: Closers): Promise<string> {
-  const server = await startEmbeddedPostgres(dataDir)
+  const server = await startEmbeddedPostgres({ dataDir })
   closers.add('The embedded Postgres', () => server.stop())
   return server.url
 }
@@ -185,8 +185,8 @@ async function migrationSets(
   plugins: readonly Plugin<PartywallServices>[],
 ): Promise<ReadonlyMap<string, MigrationSet>> {
   const sets = new Map<string, MigrationSet>()
+  // Also without migrations: what the plugin requires is checked all the same.
   for (const { name, version, migrations, requires } of plugins)
-    // Also without migrations: what the plugin requires is checked all the same.
     if (migrations !== undefined || requires.length > 0)
       sets.set(`${name}@${version}`, {
         name,
@@ -201,10 +201,7 @@ function createHost(
   { plugins, log }: ResolvedPartywallConfig,
   parts: {
     servicesOf(plugin: string): PluginExtras
-    seedOnce(
-      name: string,
-      seed: (own: Pick<PartywallServices, 'db'>) => unknown,
-    ): Promise<boolean>
+    seedOnce(name: string, seed: (own: Pick<PartywallServices, 'db'>) => unknown): Promise<boolean>
   },
 ): PluginHost<PartywallServices> {
   const services = new Map<string, PluginExtras>()

@@ -16,11 +16,11 @@ export {
   fallback,
   header,
   memoryTenantStore,
-  path,
   type Plugin,
   type PluginInput,
   type PluginLogRecord,
   type PluginServices,
+  path,
   query,
   subdomain,
   Tenancy,
@@ -32,11 +32,21 @@ export {
   type TenantSelector,
   type TenantStatus,
 } from '@partywall/core'
-export { centralRoute, requireTenant, tenancyErrorHandler, tenancyMiddleware } from '@partywall/express'
+export {
+  centralRoute,
+  requireTenant,
+  tenancyErrorHandler,
+  tenancyMiddleware,
+} from '@partywall/express'
 export { tenancyPlugin } from '@partywall/fastify'
 export { PostgresTenantStore, postgresTenantStore, TenantPool } from '@partywall/postgres'
 export { createTenantScheduler, type EnqueueOptions, TenantScheduler } from '@partywall/scheduler'
 export { createPartywall } from './create-partywall.ts'
+export {
+  type EmbeddedPostgres,
+  type EmbeddedPostgresOptions,
+  startEmbeddedPostgres,
+} from './embedded-postgres.ts'
 export type { ProvisioningStep } from './internal/provisioner.ts'
 export type { Partywall } from './partywall.ts'
 export type {

@@ -169,7 +169,10 @@ function resolveSources(config: TenancyConfig): (TenantResolver | TenantResolver
   return enabled ? [...sources, ...(resolve as typeof sources)] : []
 }
 
-function resolveDefaultTenant({ enabled = true, defaultTenant }: TenancyConfig): string | undefined {
+function resolveDefaultTenant({
+  enabled = true,
+  defaultTenant,
+}: TenancyConfig): string | undefined {
   if (defaultTenant !== undefined) return assertTenantId(defaultTenant)
   if (enabled) return undefined
   throw invalid('With tenancy.enabled: false, tenancy.defaultTenant names the only tenant.')
@@ -198,7 +201,10 @@ function resolveTenants(
 ): readonly TenantConfig[] {
   if (!Array.isArray(given)) throw invalid('tenants must be a list of tenants.')
   const seen = new Set<string>()
-  for (const { seed, ...input } of given as readonly TenantConfig[]) {
+  for (const entry of given as readonly TenantConfig[]) {
+    if (typeof entry !== 'object' || entry === null)
+      throw invalid('tenants must be a list of objects, each with an id.')
+    const { seed, ...input } = entry
     finalStatusOf(input, defaultTenant)
     if (seen.has(input.id)) throw invalid(`The tenant ${input.id} stands twice in tenants.`)
     if (seed !== undefined && typeof seed !== 'function')

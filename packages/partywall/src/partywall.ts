@@ -75,7 +75,9 @@ export class Partywall implements AsyncDisposable {
   }
 
   /** The error handler for Express, behind the routes. */
-  expressErrorHandler(options?: TenancyErrorHandlerOptions): ReturnType<typeof tenancyErrorHandler> {
+  expressErrorHandler(
+    options?: TenancyErrorHandlerOptions,
+  ): ReturnType<typeof tenancyErrorHandler> {
     return tenancyErrorHandler(options)
   }
 

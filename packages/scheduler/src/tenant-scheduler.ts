@@ -308,7 +308,7 @@ export class TenantScheduler {
           const data: unknown = job.data === undefined ? undefined : JSON.parse(job.data)
           await handler(data as never, this.#contextOf(job, scope))
         },
-        job.details,
+        { ...job.details, source: 'job' },
       )
     } catch (error) {
       // The tenant is not active, or the tenancy closed.

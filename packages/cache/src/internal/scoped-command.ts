@@ -67,12 +67,12 @@ export function scopeExec(command: Command, scope: TenantScope): void {
 
 /**
  * Makes a command harmless that cannot be taken out of its pipeline: removing it, or rejecting it before the pipeline is sent, would shift the replies of
- * all others to the wrong callers. A PING goes in its place and its caller gets `error`. In a transaction the PING is malformed, so that EXEC
- * discards everything.
+ * all others to the wrong callers. A PING goes in its place and its caller gets `error`. In a transaction it is an ECHO without its argument, which the server
+ * refuses to queue, so that EXEC discards everything.
  */
 export function disarmCommand(command: Command, error: Error): void {
   const open = openCommand(command)
-  replaceByPing(open, open.inTransaction ? ['refused', 'by', 'policy'] : [])
+  replace(open, open.inTransaction ? 'echo' : 'ping')
   open.transformReply = () => {
     throw error
   }
@@ -89,14 +89,14 @@ export function answerInPipeline(command: Command, answer: () => Promise<unknown
   const open = openCommand(command)
   const { transformReply } = open
   open.transformReply = (reply) => reply
-  replaceByPing(open, [])
+  replace(open, 'ping')
   open.promise = open.promise.then(answer).then((reply) => transformReply.call(open, reply))
   markDecided(command)
 }
 
-function replaceByPing(open: OpenCommand, args: CommandArgument[]): void {
-  open.name = 'ping'
-  open.args = args
+function replace(open: OpenCommand, name: 'ping' | 'echo'): void {
+  open.name = name
+  open.args = []
   delete open.keys
   // A script's own toWritable would turn the command into its EVAL again.
   open.toWritable = IoredisCommand.prototype.toWritable

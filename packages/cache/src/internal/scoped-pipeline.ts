@@ -78,9 +78,8 @@ class PipelineGuard {
     this.#automatic ??= isAutoPipeline(this.#host.client, this.#pipeline)
     const problem = this.#decide(command)
     if (problem === undefined) return
-    const open = openCommand(command)
     if (this.#pipeline._transactions > 0) {
-      open.inTransaction = true
+      openCommand(command).inTransaction = true
       this.#fatal ??= problem
     }
     disarmCommand(command, problem)
@@ -93,24 +92,18 @@ class PipelineGuard {
   }
 
   #decide(command: Command): TenancyError | undefined {
-    const { tenancy } = this.#host
-    const scope = tenancy.current()
-    if (scope === undefined) return contextMissing(tenancy)
-    if (this.#automatic !== true) {
-      this.#owner ??= scope
-      const foreign = this.#foreign(this.#owner)
-      if (foreign !== undefined) return foreign
-    }
     const { name, args } = openCommand(command)
     const rule = ruleFor(name, args)
+    if (rule.kind === 'transaction') return this.#transaction(command)
+    const problem = this.#scopeProblem()
+    if (problem !== undefined) return problem
+    const scope = this.#host.tenancy.require()
     switch (rule.kind) {
       case 'keyed':
         return scopeCommand(command, rule, scope)
       case 'harmless':
         markDecided(command)
         return undefined
-      case 'transaction':
-        return this.#transaction(command, scope)
       case 'emulated':
         if (this.#automatic !== true)
           return refusal(
@@ -129,9 +122,10 @@ class PipelineGuard {
 
   /**
    * MULTI and EXEC come in pairs only when ioredis itself keeps count. A MULTI by `call('multi')` is not counted and would leave the shared
-   * connection inside a transaction, which then swallows the commands of everybody.
+   * connection inside a transaction, which then swallows the commands of everybody. For the same reason a counted one is never replaced: what is wrong with it
+   * keeps the whole pipeline from being sent.
    */
-  #transaction(command: Command, scope: TenantScope): TenancyError | undefined {
+  #transaction(command: Command): TenancyError | undefined {
     const { name, args } = openCommand(command)
     const counted = this.#pipeline._transactions
     const step = counted - this.#transactions
@@ -139,9 +133,20 @@ class PipelineGuard {
     const expected = { multi: 1, exec: -1, discard: 0 }[name.toLowerCase()]
     if (step !== expected || (step === 0 && counted === 0))
       return refusal(name, args, BARE_TRANSACTION_REASON)
-    if (step < 0) scopeExec(command, scope)
+    this.#fatal ??= this.#scopeProblem()
+    if (step < 0 && this.#owner !== undefined) scopeExec(command, this.#owner)
     else markDecided(command)
     return undefined
+  }
+
+  /** Outside of a tenant, or in another one than the pipeline's. */
+  #scopeProblem(): TenancyError | undefined {
+    const { tenancy } = this.#host
+    const scope = tenancy.current()
+    if (scope === undefined) return contextMissing(tenancy)
+    if (this.#automatic === true) return undefined
+    this.#owner ??= scope
+    return this.#foreign(this.#owner)
   }
 
   #foreign(owner: TenantScope): TenancyError | undefined {

@@ -89,7 +89,7 @@ describe('bounds', () => {
     store.set('initech', { canary: 'initech' })
     await cache.find('acme')
     await cache.find('globex')
-    cache.find('acme')
+    void cache.find('acme')
     await cache.find('initech')
     expect(cache.size).toBe(2)
     expect(cache.find('acme')).toEqual({ canary: 'acme' })
@@ -300,7 +300,7 @@ describe('stale-if-error', () => {
     store.set('acme', { canary: 'acme, renewed' })
     world.broken = false
     world.now += 1_000
-    cache.find('acme')
+    void cache.find('acme')
     await turn()
     expect(cache.find('acme')).toEqual({ canary: 'acme, renewed' })
   })

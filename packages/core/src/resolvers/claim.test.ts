@@ -143,7 +143,9 @@ describe('claim', () => {
       resolver.identify({ ...withAuthorization(undefined), raw }, services)
     expect(identifyRaw({ tid: 'acme' })).toBe('acme')
     expect(identifyRaw(undefined)).toBeUndefined()
-    for (const raw of [{}, { tid: ['acme'] }, Promise.resolve({ tid: 'acme' })])
+    // What a claim inherits is not in the token.
+    const inherited: unknown = Object.create({ tid: 'victim' })
+    for (const raw of [{}, inherited, { tid: ['acme'] }, Promise.resolve({ tid: 'acme' })])
       expect(() => identifyRaw(raw)).toThrow(invalid)
   })
 

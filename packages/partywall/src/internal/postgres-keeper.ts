@@ -7,6 +7,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { rm } from 'node:fs/promises'
 
 export interface KeeperOrder {
   readonly command: string
@@ -14,6 +15,8 @@ export interface KeeperOrder {
   readonly cwd: string
   /** Whom the server runs as; Postgres refuses to run as root. */
   readonly user?: { readonly uid: number; readonly gid: number } | undefined
+  /** A directory that is removed when the server has ended. */
+  readonly remove?: string | undefined
 }
 
 /** How long a fast shutdown may take; a checkpoint is part of it. */
@@ -47,7 +50,9 @@ const ended = new Promise<string>((resolve) => {
 
 const end = await Promise.race([ended, orphaned])
 if (end === undefined) await stop(server)
-else process.stdout.write(`${JSON.stringify(end)}\n`)
+if (order.remove !== undefined)
+  await rm(order.remove, { recursive: true, force: true, maxRetries: 3 })
+if (end !== undefined) process.stdout.write(`${JSON.stringify(end)}\n`)
 process.stdin.destroy()
 
 /** SIGINT is the fast shutdown: sessions are ended, and everything is written (manual, 18.5). */

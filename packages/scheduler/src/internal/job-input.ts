@@ -113,7 +113,7 @@ function known(what: string, value: unknown, keys: readonly string[]): void {
   assertKnownKeys(what, value, keys, 'ERR_TENANCY_JOB_INVALID')
 }
 
-export function invalid(message: string, cause?: unknown): TenancyError {
+function invalid(message: string, cause?: unknown): TenancyError {
   return new TenancyError('ERR_TENANCY_JOB_INVALID', message, cause === undefined ? {} : { cause })
 }
 

