@@ -204,22 +204,22 @@ export const plantedLeaks: readonly PlantedLeak[] = [
       },
       {
         file: 'packages/postgres/src/tenant-client.ts',
-        find: '    this.#tenant = undefined\n    this.#connection.takeBack()\n    return reason',
-        replace: '    return reason',
+        find: '    this.#connection.takeBack()\n    // A BEGIN',
+        replace: '    // A BEGIN',
       },
     ],
   },
   {
     name: 'no-tenant-carries-on',
-    what: 'a query without a tenant runs on the central pool',
+    what: 'a query without a tenant runs as the last one',
     row: 'D6',
     files: ['test/isolation/database.test.ts'],
     edits: [
       {
         file: POOL,
-        find: '    if (opened instanceof TenancyError) return Promise.reject(opened)\n    return new Promise((resolve, reject) => {\n      this.#runOnce(',
+        find: '      const scope = this.#tenancy.require()\n',
         replace:
-          '    if (opened instanceof TenancyError) return this.central.query(args[0] as string, args[1] as unknown[])\n    return new Promise((resolve, reject) => {\n      this.#runOnce(',
+          '      const last = globalThis as unknown as { scope?: TenantScope }\n      const scope = (last.scope = this.#tenancy.current() ?? last.scope ?? this.#tenancy.require())\n',
       },
     ],
   },
@@ -228,7 +228,18 @@ export const plantedLeaks: readonly PlantedLeak[] = [
     what: 'nobody checks that the schema exists, so the shared one answers',
     row: 'D7',
     files: ['test/isolation/database.test.ts'],
-    edits: [{ file: PREFIX, find: '$2::pg_catalog.regnamespace', replace: '$2::pg_catalog.text' }],
+    edits: [
+      {
+        file: PREFIX,
+        find: '$2::pg_catalog.regnamespace,',
+        replace: '$2::pg_catalog.text,',
+      },
+      {
+        file: PREFIX,
+        find: "not pg_catalog.has_schema_privilege($2::pg_catalog.regnamespace::pg_catalog.oid, 'USAGE')",
+        replace: 'false',
+      },
+    ],
   },
   {
     name: 'shadowed-tables-allowed',
@@ -240,6 +251,64 @@ export const plantedLeaks: readonly PlantedLeak[] = [
         file: 'packages/postgres/src/shadowed-tables.ts',
         find: '    [sharedSchemas, schemas, expected],\n  )\n  return rows',
         replace: '    [sharedSchemas, schemas, expected],\n  )\n  return rows.slice(rows.length)',
+      },
+    ],
+  },
+  {
+    name: 'listeners-of-the-socket',
+    what: 'listeners of a response run in the context of whoever emits, for pipelined requests another tenant',
+    row: 'C3',
+    files: ['test/isolation/hosts.test.ts'],
+    edits: [
+      {
+        file: 'packages/core/src/http-entry.ts',
+        find: '  if (this.listenerCount(args[0]) === 0 || context.current() === scope)',
+        replace: '  if (this.listenerCount(args[0]) >= 0 || context.current() === scope)',
+      },
+    ],
+  },
+  {
+    name: 'cache-key-without-tenant',
+    what: 'the key on the server does not hold the tenant',
+    row: 'K1',
+    files: ['test/isolation/cache.test.ts'],
+    edits: [
+      {
+        file: 'packages/cache/src/internal/wire-key.ts',
+        find: 'return `${tenantId}:`',
+        replace: 'return `${tenantId.slice(tenantId.length)}cache:`',
+      },
+    ],
+  },
+  {
+    name: 'flush-of-everybody',
+    what: 'FLUSHDB of one tenant goes through the keys of all',
+    row: 'K2',
+    files: ['test/isolation/cache.test.ts'],
+    edits: [
+      {
+        file: 'packages/cache/src/internal/tenant-keyspace.ts',
+        find: "const pattern = addPatternPrefix(prefix, '*')",
+        replace: "const pattern = addPatternPrefix('', '*')",
+      },
+      {
+        file: 'packages/cache/src/internal/tenant-keyspace.ts',
+        find: 'stripPrefix(prefix, key) !== undefined',
+        replace: 'key.length > 0',
+      },
+    ],
+  },
+  {
+    name: 'payload-names-the-tenant',
+    what: 'a job runs as the tenant that its data names',
+    row: 'J1',
+    files: ['test/isolation/scheduler.test.ts'],
+    edits: [
+      {
+        file: 'packages/scheduler/src/tenant-scheduler.ts',
+        find: '        job.tenantId,\n        async (scope) => {',
+        replace:
+          "        (JSON.parse(job.data ?? 'null') as { tenantId?: string } | null)?.tenantId ?? job.tenantId,\n        async (scope) => {",
       },
     ],
   },

@@ -37,6 +37,7 @@ async function runSuite(
         `--outputFile=${file}`,
         '--maxWorkers=1',
         '--testTimeout=15000',
+        '--bail=1',
       ],
       {
         env: {

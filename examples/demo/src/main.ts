@@ -36,13 +36,12 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const)
 /** What to stop, the last first. */
 const started: (() => Promise<void>)[] = []
 
-process.exitCode = await main()
-  .catch((error: unknown) => {
-    if (interrupted.signal.aborted) return 130
-    console.error(error)
-    return 1
-  })
-  .finally(stopAll)
+process.exitCode = await main().catch((error: unknown) => {
+  if (interrupted.signal.aborted) return 130
+  console.error(error)
+  return 1
+})
+await stopAll()
 
 async function main(): Promise<number> {
   const { signal } = interrupted
@@ -108,7 +107,9 @@ async function main(): Promise<number> {
     `  ${styleText('dim', 'Not stopped yet: SQL of the application itself that spells out a schema, globex.orders. Role mode, in the next release, does.')}`,
   )
 
-  heading(`${requests.toLocaleString('en')} interleaved requests, ${CONNECTIONS} connections per shop`)
+  heading(
+    `${requests.toLocaleString('en')} interleaved requests, ${CONNECTIONS} connections per shop`,
+  )
   const bar = progress('Traffic')
   const before = await countRows(express.address)
   const traffic = await runTraffic({

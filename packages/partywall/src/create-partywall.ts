@@ -14,6 +14,7 @@ import {
   type PluginHost,
   type Tenancy,
   TenancyError,
+  type TenantInput,
   type TenantScope,
 } from '@partywall/core'
 import {
@@ -35,6 +36,7 @@ import {
   type PartywallConfig,
   type ResolvedPartywallConfig,
   resolvePartywallConfig,
+  type TenantConfig,
 } from './partywall-config.ts'
 import { PluginCache } from './plugin-cache.ts'
 import { PluginScheduler } from './plugin-scheduler.ts'
@@ -163,7 +165,7 @@ async function rehearse(config: ResolvedPartywallConfig): Promise<void> {
   const options = tenancyOptions(config)
   // An authorize function, so that the warning about a missing one comes once.
   const tenancy = createTenancy({
-    store: memoryTenantStore(config.tenants.map(({ seed: _, ...input }) => input)),
+    store: memoryTenantStore(config.tenants.map((tenant) => recordOf(tenant))),
     ...options,
     authorize: options.authorize ?? (() => false),
   })
@@ -173,6 +175,13 @@ async function rehearse(config: ResolvedPartywallConfig): Promise<void> {
   } finally {
     await tenancy.close()
   }
+}
+
+/** A tenant of the configuration without what is not part of its record. */
+function recordOf(tenant: TenantConfig): TenantInput {
+  const record = { ...tenant }
+  delete record.seed
+  return record
 }
 
 async function embedded(dataDir: string, closers: Closers): Promise<string> {

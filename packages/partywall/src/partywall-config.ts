@@ -75,8 +75,7 @@ export interface PartywallConfig {
   readonly database?: DatabaseConfig | undefined
   readonly redis?: RedisConfig | undefined
   /** @defaultValue `[]` */
-  // `any`: each plugin has declared the tables that its `db` knows, and no list could have one type for all.
-  readonly plugins?: readonly Plugin<PartywallServices<any>>[] | undefined
+  readonly plugins?: readonly Plugin<PartywallServices>[] | undefined
   /** Tenants to provision at the start, if they do not exist. @defaultValue `[]` */
   readonly tenants?: readonly TenantConfig[] | undefined
   /** Where the lines of the plugins' `log` go. @defaultValue one line of JSON to standard error, from `info` on */

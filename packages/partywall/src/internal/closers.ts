@@ -1,9 +1,8 @@
 /** What was started and has to be closed, the last first. One stubborn resource does not keep the others open. */
 export class Closers {
-  readonly #entries: { readonly name: string; readonly close: () => Promise<unknown> | unknown }[] =
-    []
+  readonly #entries: { readonly name: string; readonly close: () => unknown }[] = []
 
-  add(name: string, close: () => Promise<unknown> | unknown): void {
+  add(name: string, close: () => unknown): void {
     this.#entries.push({ name, close })
   }
 

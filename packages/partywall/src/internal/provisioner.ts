@@ -102,7 +102,7 @@ export class Provisioner {
       const { cron, everyMs, timezone, data } = schedule
       await scheduler.schedule(
         id,
-        cron === undefined ? { everyMs: everyMs as number } : { cron, timezone },
+        cron === undefined ? { everyMs } : { cron, timezone },
         name,
         data,
       )

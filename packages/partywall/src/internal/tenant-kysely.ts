@@ -1,7 +1,7 @@
 import { TenancyError } from '@partywall/core'
 import type { TenantPool, TransactionQuery } from '@partywall/postgres'
 import type * as KyselyModule from 'kysely'
-import type { Kysely, PostgresPool } from 'kysely'
+import type { Kysely } from 'kysely'
 
 /** The optional peer, or the error to throw where it is needed. */
 export type KyselyPeer = typeof KyselyModule | TenancyError
@@ -15,7 +15,7 @@ export function createTenantKysely(peer: KyselyPeer, pool: TenantPool): Kysely<a
     end: () => Promise.resolve(),
   }
   return new peer.Kysely({
-    dialect: new peer.PostgresDialect({ pool: view as unknown as PostgresPool }),
+    dialect: new peer.PostgresDialect({ pool: view }),
   })
 }
 
@@ -39,7 +39,7 @@ export function createTransactionKysely(peer: KyselyPeer, query: TransactionQuer
   return new peer.Kysely({
     dialect: {
       createAdapter: () => new peer.PostgresAdapter(),
-      createDriver: () => new InsideTransaction({ pool: view as unknown as PostgresPool }),
+      createDriver: () => new InsideTransaction({ pool: view }),
       createIntrospector: (db: Kysely<any>) => new peer.PostgresIntrospector(db),
       createQueryCompiler: () => new peer.PostgresQueryCompiler(),
     },
