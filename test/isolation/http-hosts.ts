@@ -110,8 +110,9 @@ const fastifyHost: HostKind = {
             tenantId: request.tenant?.id,
             body: textFields(request.body),
           })
-          if (answer === undefined) reply.hijack()
-          else return answer
+          if (answer !== undefined) return answer
+          reply.hijack()
+          return undefined
         },
       })
     await app.listen({ port: 0, host: '127.0.0.1' })

@@ -1,4 +1,5 @@
 import type { Server } from 'node:http'
+import { createRequire } from 'node:module'
 import type { AddressInfo } from 'node:net'
 import {
   createTenancy,
@@ -8,9 +9,11 @@ import {
   TenancyError,
 } from '@partywall/core'
 import express5, { type Application, type RequestHandler } from 'express'
-import express4 from 'express4'
 import { describe, expect, test } from 'vitest'
 import { centralRoute, requireTenant, tenancyErrorHandler, tenancyMiddleware } from './index.ts'
+
+// Has no types of its own under this name.
+const express4 = createRequire(import.meta.url)('express4') as typeof express5
 
 function makeTenancy(): Tenancy {
   return createTenancy({

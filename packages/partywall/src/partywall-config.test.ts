@@ -1,6 +1,7 @@
+import { readFile } from 'node:fs/promises'
 import { fallback, type TenancyError } from '@partywall/core'
 import { describe, expect, test } from 'vitest'
-import { type PartywallConfig, resolvePartywallConfig } from './partywall-config.ts'
+import { CONFIG_KEYS, type PartywallConfig, resolvePartywallConfig } from './partywall-config.ts'
 import { definePlugin } from './plugin-services.ts'
 
 const refusal = (config: unknown): TenancyError => {
@@ -132,4 +133,16 @@ describe('what is resolved', () => {
       max: 10,
     })
   })
+})
+
+test('the table of the documentation has every member, and no other', async () => {
+  const page = new URL('../../../docs/reference/configuration.md', import.meta.url)
+  const [section = ''] = (await readFile(page, 'utf8')).split('### Notes')
+  const rows = [...section.matchAll(/^\| `([\w.]+)`/gm)].map(([, name]) => name)
+  const { createPartywall, ...groups } = CONFIG_KEYS
+  const plain = createPartywall.filter((name) => !Object.hasOwn(groups, name))
+  const nested = Object.entries(groups).flatMap(([group, keys]) =>
+    keys.map((key) => `${group}.${key}`),
+  )
+  expect(rows.sort()).toEqual([...nested, ...plain].sort())
 })

@@ -98,27 +98,31 @@ export type ResolvedPartywallConfig = Readonly<{
   log: PluginLogSink | undefined
 }>
 
-const KEYS = ['tenancy', 'database', 'redis', 'plugins', 'tenants', 'log']
-const TENANCY_KEYS = [
-  'enabled',
-  'header',
-  'subdomain',
-  'defaultTenant',
-  'isolateDb',
-  'isolateCache',
-  'isolateScheduler',
-  'authorize',
-  'reveal',
-  'resolve',
-]
+/** @internal Every member, for the checks and for the documentation. */
+export const CONFIG_KEYS = {
+  createPartywall: ['tenancy', 'database', 'redis', 'plugins', 'tenants', 'log'],
+  tenancy: [
+    'enabled',
+    'header',
+    'subdomain',
+    'defaultTenant',
+    'isolateDb',
+    'isolateCache',
+    'isolateScheduler',
+    'authorize',
+    'reveal',
+    'resolve',
+  ],
+  database: ['url', 'dataDir', 'max', 'sharedSchemas'],
+  redis: ['url'],
+} as const
 
 /** Checks everything that can be checked before anything is started. @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID` and what the parts throw. */
 export function resolvePartywallConfig(config: PartywallConfig = {}): ResolvedPartywallConfig {
-  assertKnownKeys('createPartywall', config, KEYS)
+  assertKnownKeys('createPartywall', config, CONFIG_KEYS.createPartywall)
   const { tenancy = {}, database = {}, redis = {}, plugins = [], tenants = [], log } = config
-  assertKnownKeys('tenancy', tenancy, TENANCY_KEYS)
-  assertKnownKeys('database', database, ['url', 'dataDir', 'max', 'sharedSchemas'])
-  assertKnownKeys('redis', redis, ['url'])
+  for (const [name, value] of Object.entries({ tenancy, database, redis }))
+    assertKnownKeys(name, value, CONFIG_KEYS[name as 'tenancy' | 'database' | 'redis'])
   if (!Array.isArray(plugins)) throw invalid('plugins must be a list of plugins.')
   if (log !== undefined && typeof log !== 'function') throw invalid('log must be a function.')
   const { dataDir = '.partywall/postgres', max = 10 } = database

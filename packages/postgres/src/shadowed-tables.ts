@@ -46,7 +46,7 @@ export async function findShadowedTables(
  * @throws {TenancyError} `ERR_TENANCY_SHARED_TABLE_SHADOWED`.
  */
 export async function assertNoShadowedTables(central: pg.Pool, check: ShadowCheck): Promise<void> {
-  const found = await findShadowedTables(central as Queryable, check)
+  const found = await findShadowedTables(central, check)
   if (found.length > 0) throw shadowError(found)
 }
 

@@ -1,4 +1,4 @@
-import { assertKnownKeys, TenancyError } from '@partywall/core'
+import { TenancyError } from '@partywall/core'
 import type pg from 'pg'
 import { assertSchemaName } from './search-path.ts'
 
@@ -45,10 +45,9 @@ export function resolveTenantPoolOptions(
       'ERR_TENANCY_OPTION_INVALID',
       'options cannot set search_path: the base path of the pool is empty, so that nothing is found without a tenant.',
     )
-  assertKnownKeys('TenantPool.central', central, Object.keys({ ...pool, ...central }))
   return {
     pool,
-    central: { ...pool, max: 2, onConnect: undefined, ...central } as pg.PoolConfig,
+    central: { ...pool, max: 2, onConnect: undefined, ...central },
     sharedSchemas: sharedSchemas.map(assertSchemaName),
   }
 }

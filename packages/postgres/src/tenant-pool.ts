@@ -52,7 +52,8 @@ export class TenantPool extends pg.Pool {
       ...(onConnect === undefined
         ? {}
         : { onConnect: (client: TenantClient) => client.setUp(() => onConnect(client)) }),
-    } as pg.PoolConfig)
+      // The types of pg do not know that a Client of one's own is waited for.
+    } as unknown as pg.PoolConfig)
     this.#tenancy = tenancy
     this.#prefixes = new TenantPrefixes(sharedSchemas)
     this.#centralOptions = central
@@ -172,7 +173,7 @@ export class TenantPool extends pg.Pool {
     if (opened instanceof TenancyError) return Promise.reject(opened)
     return new Promise<pg.PoolClient>((resolve, reject) => {
       this.#checkOut(connect, opened, (error, client) =>
-        client === undefined ? reject(error) : resolve(client),
+        client === undefined ? reject(error ?? new Error('No client.')) : resolve(client),
       )
     })
   }

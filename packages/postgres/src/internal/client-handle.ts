@@ -109,11 +109,11 @@ export function createClientHandle({ client, scope, context, giveBack }: Checkou
   let types: pg.TypeOverrides | undefined
   define('setTypeParser', (...args: Parameters<pg.TypeOverrides['setTypeParser']>) => {
     // Of this checkout alone: on the client itself, the parser of one tenant would read the rows of the next.
-    types ??= new pg.TypeOverrides(client as unknown as pg.CustomTypesConfig)
+    types ??= new pg.TypeOverrides(client)
     return types.setTypeParser(...args)
   })
-  define('getTypeParser', (...args: Parameters<pg.TypeOverrides['getTypeParser']>): unknown =>
-    (types ?? client).getTypeParser(...args),
+  define('getTypeParser', (...args: Parameters<pg.ClientBase['getTypeParser']>): unknown =>
+    ((types ?? client) as pg.ClientBase).getTypeParser(...args),
   )
   const methods = client as unknown as Record<string, AnyMethod | undefined>
   for (const method of DELEGATED)
