@@ -1,6 +1,6 @@
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -20,6 +20,8 @@ beforeAll(async () => {
   await mkdir(join(root, 'test/.cache'), { recursive: true })
   workspace = await mkdtemp(join(root, 'test/.cache/readme-'))
   data = await mkdtemp(join(tmpdir(), 'partywall-readme-'))
+  // As root, Postgres runs as another user, who must get here.
+  await chmod(data, 0o755)
 })
 
 afterAll(async () => {

@@ -128,7 +128,7 @@ async function start(
   const provisioner = new Provisioner({
     tenancy,
     store,
-    pool: provisioningPool,
+    pool,
     kysely,
     host,
     scheduler,

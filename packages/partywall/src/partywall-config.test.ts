@@ -144,5 +144,5 @@ test('the table of the documentation has every member, and no other', async () =
   const nested = Object.entries(groups).flatMap(([group, keys]) =>
     keys.map((key) => `${group}.${key}`),
   )
-  expect(rows.sort()).toEqual([...nested, ...plain].sort())
+  expect(new Set(rows)).toEqual(new Set([...nested, ...plain]))
 })
