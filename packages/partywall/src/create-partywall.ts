@@ -128,7 +128,7 @@ async function start(
   const provisioner = new Provisioner({
     tenancy,
     store,
-    pool,
+    pool: provisioningPool,
     kysely,
     host,
     scheduler,
