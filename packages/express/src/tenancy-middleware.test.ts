@@ -12,7 +12,7 @@ import express5, { type Application, type RequestHandler } from 'express'
 import { describe, expect, test } from 'vitest'
 import { centralRoute, requireTenant, tenancyErrorHandler, tenancyMiddleware } from './index.ts'
 
-// Has no types of its own under this name.
+// Has no types of its own under this name; those of 5 differ in what these tests do not use.
 const express4 = createRequire(import.meta.url)('express4') as typeof express5
 
 function makeTenancy(): Tenancy {
@@ -58,8 +58,7 @@ declare function get(
 
 const frameworks = [
   { name: 'Express 5', express: express5 },
-  // The types of 4 and 5 differ in what these tests do not use.
-  { name: 'Express 4', express: express4 as unknown as typeof express5 },
+  { name: 'Express 4', express: express4 },
 ]
 
 describe.each(frameworks)('tenancyMiddleware on $name', ({ express }) => {
