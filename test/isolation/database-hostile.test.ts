@@ -301,6 +301,29 @@ describe('the caller stays in its own tenant', () => {
     expect((await world.db.query('select * from globex.log')).rows).toEqual([])
   })
 
+  it('D1 a scope statement that another tenant replaced enters nobody', async () => {
+    const names = ['scope', 'first', 'first_again', 'next'].map((name) => `__partywall_${name}`)
+    await world.db.query(`create or replace function probe.hijack() returns void language plpgsql as $$ declare wanted text; begin
+      foreach wanted in array array[${names.map((name) => `'${name}'`).join(', ')}] loop
+        if exists (select from pg_prepared_statements p where p.name = wanted) then execute 'deallocate ' || wanted; end if;
+        execute 'prepare ' || wanted || '(text, text) as select 1, pg_catalog.set_config(''search_path'', ''acme'', true), $1, $2';
+      end loop; end $$`)
+    const pool = world.openPool()
+    await as('acme', () => pool.query('select 1'))
+    await quietly(as('acme', () => pool.query('select probe.hijack()')))
+    for (const send of [
+      () => pool.query<{ owner: string }>('select owner from item where id = $1', [1]),
+      () => pool.query<{ owner: string }>('select owner from item where id = 1'),
+    ]) {
+      const outcome = await as('globex', send).then(
+        ({ rows }) => rows[0]?.owner,
+        () => 'an error',
+      )
+      expect(['an error', canary('globex', 1)]).toContain(outcome)
+    }
+    await expectNothingLeft(pool)
+  })
+
   it('D1 temp tables that functions make on demand are of one checkout', async () => {
     const pool = world.openPool()
     for (const id of ['acme', 'globex', 'acme', 'zeta'])
