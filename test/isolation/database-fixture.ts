@@ -71,7 +71,7 @@ export async function createTenantDatabase(
     },
     async [Symbol.asyncDispose]() {
       // A client that a test keeps on purpose would hold end() back for ever; the database is dropped under it.
-      const closing = pools.map((pool) => (pool.ending ? undefined : pool.end()))
+      const closing = pools.filter((pool) => !pool.ending).map((pool) => pool.end())
       await tenancy.close()
       await Promise.race([
         Promise.allSettled(closing),

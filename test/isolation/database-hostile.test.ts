@@ -501,7 +501,7 @@ describe('connections that are lost or late', () => {
     },
   )
 
-  it.each([
+  it.each<[string, (pool: TenantPool) => Promise<unknown>]>([
     ['text', (pool: TenantPool) => pool.query('select pg_sleep(0.4), owner from item')],
     ['parameters', (pool: TenantPool) => pool.query('select pg_sleep($1), owner from item', [0.4])],
     [

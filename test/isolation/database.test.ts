@@ -612,7 +612,7 @@ describe('D4 clients and their checkouts', () => {
       const client = await pool.connect()
       for (const name of names) {
         client.on(name as 'notice', (message) => void heard.push(`${name} ${message?.message}`))
-        client.once(name as 'notice', () => void heard.push(`${name} once`))
+        client.once(name, () => void heard.push(`${name} once`))
       }
       const removed = (): void => void heard.push('removed')
       client.on('notice', removed).removeListener('notice', removed)
@@ -746,11 +746,14 @@ describe('D6 no way around the tenant', () => {
     },
     'pool.connect with a callback': (pool) =>
       new Promise((resolve, reject) => {
-        pool.connect((error, client) => (error ? reject(error) : resolve(client?.query(EFFECT))))
+        pool.connect((error, client, done) => {
+          if (error) reject(error)
+          else resolve(client?.query(EFFECT).finally(() => done()))
+        })
       }),
     'pool.transaction': (pool) => pool.transaction((query) => query(EFFECT)),
     'pg.Pool.prototype.query': (pool) =>
-      pg.Pool.prototype.query.call(pool, EFFECT) as unknown as Promise<unknown>,
+      (pg.Pool.prototype.query as (text: string) => Promise<unknown>).call(pool, EFFECT),
     'the Kysely builder': (pool) => kyselyOn(pool).selectFrom('item').selectAll().execute(),
     'a Kysely CTE': (pool) =>
       kyselyOn(pool)

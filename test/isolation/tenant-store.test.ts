@@ -138,7 +138,7 @@ describe('PostgresTenantStore', () => {
       password: 'from the options',
       database: 'x',
     })
-    await expect(new PostgresTenantStore(pool).watch(() => undefined)).rejects.toThrow()
+    await expect(new PostgresTenantStore(pool).watch(() => undefined)).rejects.toThrow('terminated')
     expect(passwords).toEqual(['from the options'])
     await pool.end()
     server.close()

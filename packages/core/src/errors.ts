@@ -73,7 +73,7 @@ export const ERRORS = {
     hint: 'The tenant has too many unfinished jobs. Enqueue more slowly, or raise maxJobsPerTenant.',
   },
   ERR_TENANCY_JOB_UNKNOWN: {
-    status: 404,
+    status: 500,
     retryable: false,
     hint: 'Define the job with define(name, handler) before it is enqueued or scheduled.',
   },
@@ -113,7 +113,7 @@ export const ERRORS = {
     hint: 'Choose another tenant id.',
   },
   ERR_TENANCY_PLUGIN_ACTION_UNKNOWN: {
-    status: 404,
+    status: 500,
     retryable: false,
     hint: 'Check the name of the action against those that the plugin defines.',
   },
@@ -128,7 +128,7 @@ export const ERRORS = {
     hint: 'Register each version of a plugin once.',
   },
   ERR_TENANCY_PLUGIN_UNKNOWN: {
-    status: 404,
+    status: 500,
     retryable: false,
     hint: 'Register the plugin before it is called.',
   },

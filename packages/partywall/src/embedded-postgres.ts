@@ -131,6 +131,8 @@ async function initialise(
       },
     )
     await rename(secret, join(data, SECRET_FILE))
+    // It stands in the project by default, and holds a password.
+    await writeFile(join(data, '.gitignore'), '*\n')
     await rename(data, directory).catch(async (error: unknown) => {
       // Another process was faster, and which of them gets to use the directory, Postgres decides.
       if (!(await exists(join(directory, 'PG_VERSION')))) throw error
