@@ -22,13 +22,18 @@ export interface TenantDatabase extends AsyncDisposable {
   effects(): Promise<string[]>
 }
 
-/** What every tenant's schema holds. `log` is for writes: it says which tenant wrote, and the schema says where that landed. */
+/**
+ * What every tenant's schema holds. `log` is for writes: it says which tenant wrote, and the schema says where that landed. `strangers` keeps notes in a temporary table, as functions of real
+ * applications do, and counts those of others in it.
+ */
 export function tenantSchemaSql(schema: string, tenantId: string, count: number): string {
   return `create schema "${schema}";
     create table "${schema}".item (id int primary key, owner text not null);
     insert into "${schema}".item select n, 'canary:${tenantId}:' || n from generate_series(1, ${count}) n;
     create table "${schema}".log (unit text primary key, owner text not null);
-    create sequence "${schema}".ticket;`
+    create function "${schema}".strangers(who text) returns int language plpgsql as $$ begin
+      create temp table if not exists scratch (owner text); insert into scratch values (who);
+      return (select count(*) from scratch where owner <> who); end $$;`
 }
 
 /** The rows of `item` as tenant `id` must see them. */

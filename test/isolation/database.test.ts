@@ -193,6 +193,49 @@ describe('D1 fifty tenants at once', () => {
           if (code !== 'ERR_TENANCY_TRANSACTION_ABORTED') foreign.push({ id, code })
           checked++
         },
+        // Each leaves a temporary table behind that no command tag tells of.
+        async (id) => {
+          const sql = `select strangers('${id}') as n`
+          const ask = random.pick<() => Promise<unknown[]>>([
+            async () => (await pool.query(sql)).rows,
+            async () => (await pool.query('select strangers($1) as n', [id])).rows,
+            async () =>
+              ((await pool.query(`select 1; ${sql}`)) as unknown as pg.QueryResult[])[1]?.rows ??
+              [],
+            () => pool.transaction(async (query) => (await query(sql)).rows),
+            () =>
+              pool
+                .transaction(
+                  async (query) => (await query(`select 1; ${sql}`)) as never,
+                  'begin isolation level serializable',
+                )
+                .then((results) => (results as pg.QueryResult[])[1]?.rows ?? []),
+            async () => {
+              const client = await pool.connect()
+              const cursor = client.query(new Cursor(sql))
+              // Closed at once, while the session may still be being cleaned.
+              const closing = random.next() < 0.5 ? cursor.close() : undefined
+              const rows = closing === undefined ? await cursor.read(2) : [{ n: 0 }]
+              await (closing ?? cursor.close())
+              client.release()
+              return rows
+            },
+            async () => {
+              const client = await pool.connect()
+              const all = await Promise.all([
+                client.query('begin'),
+                client.query(sql),
+                client.query('select 1'),
+                client.query('commit'),
+              ])
+              client.release()
+              return all[1].rows
+            },
+          ])
+          const rows = await ask()
+          checked++
+          if (JSON.stringify(rows) !== '[{"n":0}]') foreign.push({ id, strangers: rows })
+        },
         async (id, _unit, count) => {
           const client = await pool.connect()
           const cursor = client.query(new Cursor<{ owner: string }>(SELECT))

@@ -1,3 +1,5 @@
+import { describeValue } from './internal/describe-value.ts'
+import { errorText } from './internal/error-text.ts'
 import { isPromise } from './internal/maybe-promise.ts'
 import type { Tenant } from './tenant.ts'
 import type { TenantScope } from './tenant-scope.ts'
@@ -116,7 +118,7 @@ export class TenancyEventHub {
 }
 
 function warnOfListener(name: TenancyEventName, error: unknown): void {
-  process.emitWarning(`A listener of ${name} failed: ${String(error)}`, {
+  process.emitWarning(`A listener of ${name} failed: ${describeValue(errorText(error))}`, {
     code: 'PARTYWALL_LISTENER_FAILED',
   })
 }

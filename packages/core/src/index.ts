@@ -26,6 +26,7 @@ export {
   type ResolvedProblemOptions,
   resolveProblemOptions,
 } from './http-problem.ts'
+export { errorText } from './internal/error-text.ts'
 export { chain, isPromise, type MaybePromise } from './internal/maybe-promise.ts'
 export { assertKnownKeys, nearestName } from './known-keys.ts'
 export type { LookupOptions, ResolvedLookupOptions } from './lookup-options.ts'

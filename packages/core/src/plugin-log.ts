@@ -1,4 +1,5 @@
 import { describeValue } from './internal/describe-value.ts'
+import { errorText } from './internal/error-text.ts'
 
 export type PluginLogLevel = 'debug' | 'info' | 'warn' | 'error'
 
@@ -40,7 +41,7 @@ export function createPluginLogger(sink: PluginLogSink, origin: PluginLogOrigin)
           Object.freeze({ time: new Date(), level, ...origin, message: String(message), fields }),
         )
       } catch (error) {
-        process.emitWarning(`The log sink threw: ${describeValue(String(error))}`, {
+        process.emitWarning(`The log sink threw: ${describeValue(errorText(error))}`, {
           code: 'PARTYWALL_LOG_FAILED',
         })
       }

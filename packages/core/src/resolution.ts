@@ -171,6 +171,9 @@ export class Resolution {
           { tenantId: id },
         )
     }
+    // While unknown ids are turned away unread, those that exist must be answered alike, or a flood would tell which they are.
+    const busy = reason === 'unknown' ? undefined : this.#parts.lookup.refusal
+    if (busy !== undefined) throw busy
     // One message for all of them: it must not tell a stranger which tenants exist.
     throw new TenancyError('ERR_TENANCY_TENANT_UNKNOWN', 'There is no such tenant here.', {
       tenantId: id,

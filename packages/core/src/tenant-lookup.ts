@@ -1,6 +1,6 @@
 import { TenancyError } from './errors.ts'
 import type { TenancyEventHub } from './events.ts'
-import { LookupCache } from './internal/lookup-cache.ts'
+import { LookupCache, storeBusy } from './internal/lookup-cache.ts'
 import type { MaybePromise } from './internal/maybe-promise.ts'
 import type { ResolvedLookupOptions } from './lookup-options.ts'
 import { ensureTenant, type Tenant } from './tenant.ts'
@@ -50,6 +50,11 @@ export class TenantLookup {
   /** The tenant, or `undefined` for an unknown id. A hit is answered at once. @throws {TenancyError} by rejection: `ERR_TENANCY_STORE_UNAVAILABLE`, `ERR_TENANCY_STORE_BUSY`. */
   find(id: string): MaybePromise<Tenant | undefined> {
     return this.#byId.find(id)
+  }
+
+  /** @internal The answer that an unknown tenant gets instead of "unknown", while unknown ids are turned away unread. */
+  get refusal(): TenancyError | undefined {
+    return this.#byId.refuses ? storeBusy() : undefined
   }
 
   /** The id of the owner of a custom domain. Fails as `find` does. */

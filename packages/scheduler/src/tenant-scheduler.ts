@@ -1,5 +1,6 @@
 import {
   assertKnownKeys,
+  errorText,
   type ForEachResult,
   isTenantId,
   type JobEvent,
@@ -345,7 +346,7 @@ export class TenantScheduler {
     // An error that nobody hears of would be as if the job had succeeded.
     if (final && !events.has('job:failed'))
       process.emitWarning(
-        `Job ${job.name} of tenant ${job.tenantId} failed: ${describe(String(error))}`,
+        `Job ${job.name} of tenant ${job.tenantId} failed: ${describe(errorText(error))}`,
         { code: 'PARTYWALL_JOB_FAILED' },
       )
     events.emit('job:failed', { ...event, attempts: job.attempts, final, error })

@@ -34,6 +34,8 @@ const RETRY_AFTER_MS = 1_000
 export class LookupCache<V extends object> {
   readonly #known: LRUCache<string, Entry<V>>
   readonly #unknown: LRUCache<string, number>
+  /** Names that were known when they were invalidated: their next look-up waits for its turn instead of being turned away. */
+  readonly #wasKnown: LRUCache<string, true>
   readonly #flights = new Map<string, Promise<V | undefined>>()
   readonly #slots: Slots
   readonly #load: (name: string, signal: AbortSignal) => Promise<V | undefined>
@@ -53,6 +55,7 @@ export class LookupCache<V extends object> {
     this.#hooks = hooks
     this.#known = new LRUCache({ max: options.maxTenants })
     this.#unknown = new LRUCache({ max: options.maxUnknown })
+    this.#wasKnown = new LRUCache({ max: options.maxTenants })
     this.#slots = new Slots(options.maxConcurrent)
     this.#budget = options.maxUnknownPerSecond
     this.#budgetAt = hooks.now()
@@ -61,6 +64,11 @@ export class LookupCache<V extends object> {
   /** Number of cached names: known and unknown. */
   get size(): number {
     return this.#known.size + this.#unknown.size
+  }
+
+  /** Whether a name that is not cached would be turned away now. */
+  get refuses(): boolean {
+    return this.#slots.exhausted || !this.#hasBudget()
   }
 
   /** Number of look-ups under way. */
@@ -96,7 +104,7 @@ export class LookupCache<V extends object> {
 
   /** Forgets one name. A look-up that is under way serves those who wait for it, and is not cached. */
   invalidate(name: string): void {
-    this.#known.delete(name)
+    if (this.#known.delete(name)) this.#wasKnown.set(name, true)
     this.#unknown.delete(name)
     this.#flights.delete(name)
   }
@@ -110,6 +118,7 @@ export class LookupCache<V extends object> {
 
   clear(): void {
     this.#known.clear()
+    this.#wasKnown.clear()
     this.#unknown.clear()
     this.#flights.clear()
   }
@@ -118,13 +127,8 @@ export class LookupCache<V extends object> {
     const underWay = this.#flights.get(name)
     if (underWay !== undefined) return underWay
     // A known tenant waits for its turn; what may be a flood of random names is turned away.
-    if (stale === undefined && (this.#slots.exhausted || !this.#hasBudget()))
-      return Promise.reject(
-        new TenancyError(
-          'ERR_TENANCY_STORE_BUSY',
-          'Too many look-ups of tenants that are not cached.',
-        ),
-      )
+    if (stale === undefined && !this.#wasKnown.has(name) && this.refuses)
+      return Promise.reject(storeBusy())
     const flight: Promise<V | undefined> = this.#fetch(
       name,
       stale,
@@ -146,9 +150,11 @@ export class LookupCache<V extends object> {
       const now = this.#hooks.now()
       if (value === undefined) {
         this.#known.delete(name)
+        this.#wasKnown.delete(name)
         this.#unknown.set(name, now + this.#options.unknownMaxAgeMs)
       } else {
         this.#unknown.delete(name)
+        this.#wasKnown.delete(name)
         this.#known.set(name, { value, fetchedAt: now, epoch: this.#epoch })
       }
       return value
@@ -214,4 +220,12 @@ export class LookupCache<V extends object> {
     this.#budgetAt = now
     return this.#budget >= 1
   }
+}
+
+/** The answer to whoever asks for a name that may be one of a flood. */
+export function storeBusy(): TenancyError {
+  return new TenancyError(
+    'ERR_TENANCY_STORE_BUSY',
+    'Too many look-ups of tenants that are not cached.',
+  )
 }

@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
-import { assertKnownKeys, TenancyError } from '@partywall/core'
+import { assertKnownKeys, errorText, TenancyError } from '@partywall/core'
 import { AlarmClock } from '../internal/alarm-clock.ts'
 import { nextCronRun } from '../internal/cron.ts'
 import { FairDispatcher } from '../internal/fair-dispatcher.ts'
@@ -7,8 +7,10 @@ import { describe } from '../internal/job-input.ts'
 import { type MemoryJob, MemoryLane, type MemorySchedule } from '../internal/memory-lane.ts'
 import type { JobState } from '../job.ts'
 import type {
+  DriverJob,
   DriverJobRecord,
   DriverScheduleRecord,
+  JobOutcome,
   JobRunner,
   NewDriverJob,
   NewDriverSchedule,
@@ -207,10 +209,19 @@ export class MemorySchedulerDriver implements SchedulerDriver {
       this.#lanes.delete(lane.tenantId)
   }
 
+  /** What a runner rejects with is a failure for good: the job must not stay active for ever, nor end the process. */
+  async #outcomeOf(job: DriverJob): Promise<JobOutcome> {
+    try {
+      return await (this.#run as JobRunner)(job)
+    } catch (error) {
+      return { kind: 'failed', final: true, error }
+    }
+  }
+
   async #runJob(lane: MemoryLane, job: MemoryJob): Promise<void> {
     const { wakes } = lane
     job.attempt++
-    const outcome = await (this.#run as JobRunner)({
+    const outcome = await this.#outcomeOf({
       tenantId: lane.tenantId,
       id: job.input.id,
       name: job.input.name,
@@ -368,10 +379,7 @@ function full(tenantId: string, what: string): TenancyError {
 }
 
 function describeFailure(error: unknown): string {
-  return (error instanceof Error ? `${error.name}: ${error.message}` : String(error)).slice(
-    0,
-    1_000,
-  )
+  return errorText(error).slice(0, 1_000)
 }
 
 function jobRecord({

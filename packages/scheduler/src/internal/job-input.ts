@@ -1,4 +1,4 @@
-import { assertKnownKeys, TenancyError } from '@partywall/core'
+import { assertKnownKeys, errorText, TenancyError } from '@partywall/core'
 import type { EnqueueOptions, RetryOptions, ScheduleTiming } from '../job.ts'
 import type { NewDriverJob } from '../scheduler-driver.ts'
 import { nextCronRun } from './cron.ts'
@@ -32,7 +32,7 @@ export function jobData(data: unknown): string | undefined {
   try {
     json = JSON.stringify(data)
   } catch (cause) {
-    throw invalid(`The data of a job must be JSON: ${String(cause)}.`, cause)
+    throw invalid(`The data of a job must be JSON: ${errorText(cause)}.`, cause)
   }
   if (json === undefined) throw invalid(`The data of a job must be JSON, got a ${typeof data}.`)
   if (Buffer.byteLength(json) > MAX_DATA_BYTES)
@@ -84,7 +84,7 @@ export function scheduleTiming(timing: ScheduleTiming): ScheduleTiming {
   try {
     next = nextCronRun(pattern, zone, Date.now())
   } catch (cause) {
-    throw invalid(`${describe(cron)} is no cron pattern: ${String(cause)}`, cause)
+    throw invalid(`${describe(cron)} is no cron pattern: ${errorText(cause)}`, cause)
   }
   if (next === undefined) throw invalid(`The cron pattern ${describe(cron)} is never due.`)
   return Object.freeze({ cron: pattern, timezone: zone })
