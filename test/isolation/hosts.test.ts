@@ -288,6 +288,26 @@ describe.each(HOSTS)('context on $name', (host) => {
       )
     })
 
+    test('C3 callbacks of writes run as whoever wrote, with pipelined requests of two tenants', async () => {
+      const seen: [string, string | undefined][] = []
+      await using f = await start(host, (tenancy) => ({
+        '/': {
+          async handle({ req, res, tenantId }) {
+            const own = tenantId ?? 'none'
+            await sleep(Number(req.headers['x-wait']))
+            res.write('x', () => void seen.push([own, tenancy.current()?.tenant.id]))
+            res.end('y', () => void seen.push([own, tenancy.current()?.tenant.id]))
+            return undefined
+          },
+        },
+      }))
+      using client = await RawClient.open(f.port)
+      const order = ['acme', 'globex', 'acme', 'globex']
+      client.write(order.map((who, n) => line(who, '/', `X-Wait: ${n === 0 ? 60 : n}`)).join(''))
+      await eventually(() => seen.length === 2 * order.length)
+      expect(seen.filter(([own, active]) => own !== active)).toEqual([])
+    })
+
     test('C3 when one request destroys the socket under the others', async () => {
       const notes: Noted[] = []
       await using f = await start(

@@ -192,6 +192,11 @@ export const ERRORS = {
     retryable: true,
     hint: 'The tenant store did not answer and the tenant is not in the look-up cache. Try again later.',
   },
+  ERR_TENANCY_TENANT_CHANGED: {
+    status: 409,
+    retryable: true,
+    hint: 'Somebody else changed the tenant meanwhile. Look at it again, and decide anew.',
+  },
   ERR_TENANCY_TENANT_EXISTS: {
     status: 409,
     retryable: false,

@@ -1,3 +1,4 @@
+import { AsyncResource } from 'node:async_hooks'
 import type { EventEmitter } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { TenancyError } from './errors.ts'
@@ -130,6 +131,30 @@ function setListenerScope(
 ): void {
   bind(message, tenancy, scope)
   bind(response, tenancy, scope)
+  bindWriteCallbacks(response)
+}
+
+const WRITERS = ['write', 'end', 'writeContinue', 'writeProcessing', 'writeEarlyHints'] as const
+
+type AnyFunction = (this: unknown, ...args: unknown[]) => unknown
+type Writers = { [K in (typeof WRITERS)[number]]?: AnyFunction } & { [writersBound]?: true }
+
+const writersBound = Symbol('partywall.writers')
+
+/** Callbacks of writes run as whoever wrote. Like listeners, they would otherwise run as the response before it on the socket. */
+function bindWriteCallbacks(response: ServerResponse): void {
+  const writers = response as unknown as Writers
+  if (writers[writersBound] === true) return
+  writers[writersBound] = true
+  for (const name of WRITERS) {
+    const write = writers[name]
+    if (write === undefined) continue
+    writers[name] = function (...args) {
+      const last = args.findLastIndex((argument) => typeof argument === 'function')
+      if (last !== -1) args[last] = AsyncResource.bind(args[last] as AnyFunction)
+      return write.apply(this, args)
+    }
+  }
 }
 
 function bind(emitter: Bound, tenancy: Tenancy, scope: TenantScope | undefined): void {

@@ -329,9 +329,18 @@ export class Tenancy {
   /** Picks by the selector once more: a store that overlooks a part of it must not send `fn` into tenants that nobody asked for. */
   async *#selected(selector: TenantSelector): AsyncGenerator<Tenant> {
     if (this.#store.list !== undefined) {
-      for await (const record of this.#store.list(selector)) {
-        const tenant = ensureTenant(record)
-        if (matchesSelector(tenant, selector)) yield tenant
+      // A list is read in pages, and a visit may take long: what changed since is looked up before it is entered.
+      const changed = new Set<string>()
+      const off = this.events.on('tenant:invalidated', ({ tenantId }) => void changed.add(tenantId))
+      try {
+        for await (const record of this.#store.list(selector)) {
+          const listed = ensureTenant(record)
+          const stale = changed.has(listed.id) || changed.has('*')
+          const tenant = stale ? await this.lookup.find(listed.id) : listed
+          if (tenant !== undefined && matchesSelector(tenant, selector)) yield tenant
+        }
+      } finally {
+        off()
       }
       return
     }

@@ -1,7 +1,7 @@
 import { TenancyError } from './errors.ts'
 import type { TenancyEventHub } from './events.ts'
 import { LookupCache, storeBusy } from './internal/lookup-cache.ts'
-import type { MaybePromise } from './internal/maybe-promise.ts'
+import { chain, type MaybePromise } from './internal/maybe-promise.ts'
 import type { ResolvedLookupOptions } from './lookup-options.ts'
 import { ensureTenant, type Tenant } from './tenant.ts'
 import type { TenantStore } from './tenant-store.ts'
@@ -59,8 +59,14 @@ export class TenantLookup {
 
   /** The id of the owner of a custom domain. Fails as `find` does. */
   findDomain(domain: string): MaybePromise<string | undefined> {
-    const owner = this.#byDomain.find(domain)
-    return owner instanceof Promise ? owner.then((found) => found?.id) : owner?.id
+    return chain(this.#byDomain.find(domain), (owner) =>
+      owner === undefined
+        ? undefined
+        : // The record of the tenant has the last word: what is known of a domain may be older, while the store is down for example.
+          chain(this.find(owner.id), (tenant) =>
+            tenant?.domains.includes(domain) === true ? tenant.id : undefined,
+          ),
+    )
   }
 
   /**

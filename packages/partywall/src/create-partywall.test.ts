@@ -340,12 +340,54 @@ describe('wall.tenants', () => {
       )
       await expect(creation).rejects.toThrow(`crash after ${crashAfter}`)
       await expect(listOf(wall, id)).rejects.toMatchObject({ code: 'ERR_TENANCY_TENANT_SUSPENDED' })
-      expect(await wall.tenants.create({ id, name: 'Again' })).toMatchObject({
+      // Whoever else asks for the id does not get what the first one began, nor does another record.
+      for (const [input, resume] of [
+        [{ id }, false],
+        [{ id, name: 'Bob' }, true],
+      ] as const)
+        await expect(wall.tenants.create(input, { resume })).rejects.toMatchObject({
+          code: 'ERR_TENANCY_TENANT_EXISTS',
+        })
+      expect(await wall.tenants.create({ id }, { resume: true })).toMatchObject({
         status: 'active',
-        name: 'Again',
+        name: id,
       })
       expect(await listOf(wall, id)).toEqual([{ id: 0, text: canary(id, 'seed') }])
     }
+  })
+
+  test('of two customers who sign up with one id at the same time, one gets it', async () => {
+    const wall = await boot()
+    const outcomes = await Promise.allSettled(
+      ['alice', 'bob'].map((owner) => wall.tenants.create({ id: 'shop', settings: { owner } })),
+    )
+    const won = outcomes.flatMap((outcome) =>
+      outcome.status === 'fulfilled' ? [outcome.value] : [],
+    )
+    expect(won).toHaveLength(1)
+    expect(await wall.tenants.get('shop')).toEqual(won[0])
+  })
+
+  test('a creation that is resumed twice at once ends once', async () => {
+    const wall = await boot()
+    const crash = new Error('crash')
+    await expect(
+      wall.tenants.create(
+        { id: 'later' },
+        {
+          onStep: (step) => {
+            if (step === 'seeds') throw crash
+          },
+        },
+      ),
+    ).rejects.toBe(crash)
+    const [first, second] = await Promise.all([
+      wall.tenants.create({ id: 'later' }, { resume: true }),
+      wall.tenants.create({ id: 'later' }, { resume: true }),
+    ])
+    expect([first.status, second.status]).toEqual(['active', 'active'])
+    await wall.tenants.suspend('later')
+    await expect(wall.tenants.suspend('later')).resolves.toMatchObject({ status: 'suspended' })
   })
 
   test('a seed that fails half way leaves nothing behind and runs again', async () => {
@@ -362,7 +404,7 @@ describe('wall.tenants', () => {
       if (++attempt === 1) throw new Error('half way')
     }
     await expect(wall.tenants.create({ id: 'umbra' }, { seed })).rejects.toThrow('half way')
-    await wall.tenants.create({ id: 'umbra' }, { seed })
+    await wall.tenants.create({ id: 'umbra' }, { seed, resume: true })
     expect(await listOf(wall, 'umbra')).toHaveLength(2)
     expect(attempt).toBe(2)
   })

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import {
   assertKnownKeys,
   assertTenantId,
@@ -16,6 +17,11 @@ import type { TenantConfig } from './partywall-config.ts'
 export interface CreateTenantOptions {
   /** Fills the tenant, once, after the seeds of the plugins. Runs in the tenant. */
   readonly seed?: TenantConfig['seed']
+  /**
+   * Goes on with a creation of the same record that did not come to its end, after a crash or an error. Without it, such a record is somebody else's: two customers who sign up with one id must not both get
+   * the tenant. @defaultValue `false`
+   */
+  readonly resume?: boolean | undefined
   /** Told each step when it is done, and how many milliseconds it took. */
   readonly onStep?: ((step: ProvisioningStep, durationMs: number) => void) | undefined
 }
@@ -50,14 +56,14 @@ export class TenantManager {
   /**
    * Creates a tenant: its record, its schema, the migrations of its plugins, their seeds, its own seed, their schedules; then it is active (or suspended, if the input says so).
    *
-   * Safe to repeat: after a crash or an error, calling it again goes on where it stopped, with the record of the new call. A tenant that is ready is not touched.
+   * After a crash or an error, the same call with `resume: true` goes on where it stopped; each step is safe to repeat. An id is given out once: of two calls that race for it, one is refused.
    *
    * @throws {TenancyError} by rejection: `ERR_TENANCY_TENANT_EXISTS`, `ERR_TENANCY_TENANT_INVALID`, `ERR_TENANCY_IDENTIFIER_INVALID`, `ERR_TENANCY_PHYSICAL_NAME_CONFLICT`, `ERR_TENANCY_MIGRATION_*`,
    * `ERR_TENANCY_PLUGIN_VERSION_*`, `ERR_TENANCY_CLOSED`, and whatever a seed throws.
    */
   async create(input: TenantInput, options: CreateTenantOptions = {}): Promise<Tenant> {
-    assertKnownKeys('tenants.create options', options, ['seed', 'onStep'])
-    const { seed, onStep } = options
+    assertKnownKeys('tenants.create options', options, ['seed', 'resume', 'onStep'])
+    const { seed, resume = false, onStep } = options
     const status = finalStatusOf(input, this.#defaultTenant)
     const timed = async <T>(step: ProvisioningStep, fn: () => Promise<T>): Promise<T> => {
       const start = performance.now()
@@ -66,7 +72,7 @@ export class TenantManager {
       return result
     }
     return this.#central('provision', input.id, async () => {
-      const tenant = await timed('record', () => this.#record(input))
+      const tenant = await timed('record', () => this.#record(input, resume))
       return this.#provisioner.provision(tenant, status, seed, timed)
     })
   }
@@ -108,7 +114,9 @@ export class TenantManager {
       const tenant = await this.#known(id)
       if (tenant.status === 'suspended') return tenant
       this.#assertStatus(tenant, 'active')
-      return this.#changed(await this.#store.update(id, { status: 'suspended' }))
+      return this.#changed(
+        await this.#store.update(id, { status: 'suspended' }, { ifStatus: 'active' }),
+      )
     })
   }
 
@@ -123,7 +131,9 @@ export class TenantManager {
         await this.#provisioner.seed()
         await this.#provisioner.schedule()
       })
-      return this.#changed(await this.#store.update(id, { status: 'active' }))
+      return this.#changed(
+        await this.#store.update(id, { status: 'active' }, { ifStatus: 'suspended' }),
+      )
     })
   }
 
@@ -140,7 +150,7 @@ export class TenantManager {
         )
       if (found !== undefined && found.status !== 'provisioning') continue
       try {
-        await this.create(input, { seed })
+        await this.create(input, { seed, resume: true })
         provisioned.add(input.id)
       } catch (error) {
         // Another process started with the same configuration, and was faster.
@@ -151,13 +161,20 @@ export class TenantManager {
     return provisioned
   }
 
-  /** A new record, or that of a creation which did not come to its end. */
-  async #record(input: TenantInput): Promise<Tenant> {
-    const record = { ...input, status: 'provisioning' as const }
-    const found = await this.#store.findById(input.id)
+  /** A new record, or that of a creation which did not come to its end, if it is the same. */
+  async #record(input: TenantInput, resume: boolean): Promise<Tenant> {
+    const record = createTenant({ ...input, status: 'provisioning' })
+    const found = await this.#store.findById(record.id)
     if (found?.status !== 'provisioning') return this.#store.create(record)
-    const { id: _, ...changes } = record
-    return this.#store.update(input.id, changes)
+    if (resume && isDeepStrictEqual(found, record)) return found
+    throw new TenancyError(
+      'ERR_TENANCY_TENANT_EXISTS',
+      `Tenant ${record.id} is being created${resume ? ', with another record' : ''}.`,
+      {
+        tenantId: record.id,
+        hint: 'If that creation is yours and did not come to its end, repeat it with resume: true and the same record.',
+      },
+    )
   }
 
   async #known(id: string): Promise<Tenant> {

@@ -5,6 +5,7 @@ import {
   type Tenant,
   type TenantInput,
   type TenantSelector,
+  type TenantStatus,
   type TenantStore,
   tenantPlace,
 } from '@partywall/core'
@@ -45,8 +46,16 @@ create or replace function partywall.keep_tenant_id() returns trigger language p
 begin
   raise exception 'a tenant id is never given out twice: set the status to deleted instead';
 end $$;
+create or replace function partywall.tell_domain_change() returns trigger language plpgsql set search_path = pg_catalog as $$
+begin
+  if tg_op <> 'INSERT' then perform pg_notify('${CHANNEL}', old.tenant_id); end if;
+  if tg_op <> 'DELETE' then perform pg_notify('${CHANNEL}', new.tenant_id); end if;
+  return null;
+end $$;
+create or replace trigger tell_change after insert or update or delete on partywall.tenant_domains for each row execute function partywall.tell_domain_change();
+create or replace trigger keep_all before truncate on partywall.tenants for each statement execute function partywall.keep_tenant_id();
 create or replace trigger tell_change after insert or update or delete on partywall.tenants for each row execute function partywall.tell_tenant_change();
-create or replace trigger keep_id before delete on partywall.tenants for each row execute function partywall.keep_tenant_id();
+create or replace trigger keep_id before delete or update of id on partywall.tenants for each row execute function partywall.keep_tenant_id();
 `
 
 interface Row {
@@ -126,9 +135,14 @@ export class PostgresTenantStore implements TenantStore {
   /**
    * Changes members of a tenant; the id stays. A deleted tenant stays deleted.
    *
-   * @throws {TenancyError} `ERR_TENANCY_TENANT_UNKNOWN`, `ERR_TENANCY_TENANT_EXISTS` if a domain is another tenant's, and whatever `createTenant` throws.
+   * @param condition - `ifStatus`: only if the tenant has this status at the moment of the change.
+   * @throws {TenancyError} `ERR_TENANCY_TENANT_UNKNOWN`, `ERR_TENANCY_TENANT_CHANGED` if the condition does not hold, `ERR_TENANCY_TENANT_EXISTS` if a domain is another tenant's, and whatever `createTenant` throws.
    */
-  async update(id: string, changes: Partial<Omit<TenantInput, 'id'>>): Promise<Tenant> {
+  async update(
+    id: string,
+    changes: Partial<Omit<TenantInput, 'id'>>,
+    { ifStatus }: { readonly ifStatus?: TenantStatus | undefined } = {},
+  ): Promise<Tenant> {
     return withTransaction(this.#pool, async (client) => {
       const { rows } = await client.query<Row>(
         `${SELECT} where t.id = $1 and t.status <> 'deleted' for update of t`,
@@ -137,6 +151,12 @@ export class PostgresTenantStore implements TenantStore {
       const [row] = rows
       if (row === undefined)
         throw new TenancyError('ERR_TENANCY_TENANT_UNKNOWN', `There is no tenant ${id}.`)
+      if (ifStatus !== undefined && row.status !== ifStatus)
+        throw new TenancyError(
+          'ERR_TENANCY_TENANT_CHANGED',
+          `Tenant ${id} is ${row.status} and not ${ifStatus} any more.`,
+          { tenantId: id },
+        )
       const tenant = createTenant({ ...tenantOf(row), ...changes, id })
       await write(
         client,

@@ -225,7 +225,8 @@ export class TenantPool extends pg.Pool {
     values: unknown,
     callback: Callback,
   ): void {
-    connect((connectError, lent, done) => {
+    // Bound: a statement that had to wait is sent by whoever releases a connection, and the driver serialises its parameters then.
+    const send: ConnectCallback = AsyncResource.bind((connectError, lent, done): void => {
       if (lent === undefined) return callback(connectError)
       const client = lent as unknown as TenantClient
       client.lend(scope.tenant, prefix)
@@ -248,6 +249,7 @@ export class TenantPool extends pg.Pool {
         callback(error as Error)
       }
     })
+    connect(send)
   }
 
   #giveBack(

@@ -14,7 +14,9 @@ export function isConnectionSetup(
   const credentials = options.username ? [options.username, options.password] : [options.password]
   switch (name) {
     case 'hello':
+      // Later, it would change the protocol under everybody's commands.
       return (
+        status !== 'ready' &&
         /^[23]$/.test(String(args[0])) &&
         (args.length === 1 ||
           (String(args[1]) === 'AUTH' &&

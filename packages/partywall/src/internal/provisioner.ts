@@ -58,16 +58,30 @@ export class Provisioner {
     seed: TenantConfig['seed'],
     timed: <T>(step: ProvisioningStep, fn: () => Promise<T>) => Promise<T>,
   ): Promise<Tenant> {
-    const { tenancy, store, pool } = this.#parts
+    const { tenancy, pool } = this.#parts
     // The look-up may remember that there was no such tenant.
     tenancy.lookup.invalidate(tenant.id)
     await timed('schema', () => createTenantSchema(pool.central, tenant))
     await timed('migrations', () => this.enter(tenant.id, () => this.migrate(tenant)))
     await timed('seeds', () => this.enter(tenant.id, () => this.seed(seed)))
     await timed('schedules', () => this.enter(tenant.id, () => this.schedule()))
-    const provisioned = await timed('status', () => store.update(tenant.id, { status }))
+    const provisioned = await timed('status', () => this.#finish(tenant, status))
     tenancy.lookup.invalidate(tenant.id)
     return provisioned
+  }
+
+  /** Another process may have finished first, and an operator may have suspended the tenant since: that stays. */
+  async #finish({ id }: Tenant, status: TenantStatus): Promise<Tenant> {
+    const { store } = this.#parts
+    try {
+      return await store.update(id, { status }, { ifStatus: 'provisioning' })
+    } catch (error) {
+      const found = TenancyError.is(error, 'ERR_TENANCY_TENANT_CHANGED')
+        ? await store.findById(id)
+        : undefined
+      if (found === undefined) throw error
+      return found
+    }
   }
 
   /** Applies what is pending of the migrations of a tenant's plugins, in the active tenant. `tenant` is its record, with the release that it is to have. */

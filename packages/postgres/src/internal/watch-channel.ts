@@ -4,7 +4,7 @@ const FIRST_DELAY_MS = 100
 const LONGEST_DELAY_MS = 10_000
 
 /**
- * Listens on a channel with a connection of its own. A broken connection is opened again with growing delay, and then `onGap` is called, because notifications may have been missed.
+ * Listens on a channel with a connection of its own. A broken connection is opened again with growing delay. `onGap` is called when it breaks, at every attempt and when it is there again, because notifications are missed meanwhile.
  * Rejects if the first connection fails. Neither the connection nor the timer keeps the process alive.
  */
 export async function watchChannel(
@@ -45,6 +45,8 @@ export async function watchChannel(
   }
   const again = (): void => {
     if (closed) return
+    // From now on until the next connection, nobody tells: what was learnt so far must be asked for again.
+    onGap()
     timer = setTimeout(() => {
       open().then(onGap, again)
     }, delay)
