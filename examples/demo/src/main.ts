@@ -104,7 +104,7 @@ async function main(): Promise<number> {
     ...crossings.map(({ attempt, answer, held }) => [attempt, answer, held ? 'held' : 'CROSSED']),
   ])
   console.log(
-    `  ${styleText('dim', 'Not stopped yet: SQL of the application itself that spells out a schema, globex.orders. Role mode, in the next release, does.')}`,
+    `  ${styleText('dim', 'Not stopped yet: SQL that is written to leave (globex.orders, or a search_path set in the same text or transaction). Role mode, in the next release, does.')}`,
   )
 
   heading(

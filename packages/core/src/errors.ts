@@ -20,7 +20,7 @@ export const ERRORS = {
   ERR_TENANCY_CONTEXT_MISSING: {
     status: 500,
     retryable: false,
-    hint: 'Run the code inside tenancy.run(id, fn), or behind the middleware. Callbacks of event emitters need tenancy.bind(fn).',
+    hint: 'Run the code inside tenancy.run(id, fn), which is wall.run(id, fn) with the package partywall, or behind the middleware. Callbacks of event emitters need tenancy.bind(fn).',
   },
   ERR_TENANCY_CORE_DUPLICATED: {
     status: 500,

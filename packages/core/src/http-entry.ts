@@ -54,7 +54,7 @@ export interface HttpEntry extends HttpExchange {
 export function enterRequest(tenancy: Tenancy, entry: HttpEntry): void {
   // Now, with no tenant: the answer to a refused request has listeners too.
   setListenerScope(tenancy, entry, undefined)
-  if (tenancy.context.mode() === 'none') enter(tenancy, entry)
+  if (tenancy.context.empty) enter(tenancy, entry)
   else tenancy.context.outside(() => enter(tenancy, entry))
 }
 

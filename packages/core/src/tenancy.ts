@@ -87,6 +87,7 @@ export class Tenancy {
   readonly #closers = new Set<() => Promise<void> | void>()
   readonly #watch: Promise<AsyncDisposable | undefined>
   #closing: Promise<void> | undefined
+  #closed = false
 
   constructor(options: TenancyOptions) {
     assertKnownKeys('createTenancy', options, ['store', 'resolve', 'authorize', 'reveal', 'lookup'])
@@ -355,8 +356,9 @@ export class Tenancy {
     return this.context.current()
   }
 
-  /** The active scope. @throws {TenancyError} `ERR_TENANCY_CONTEXT_MISSING`. */
+  /** The active scope. @throws {TenancyError} `ERR_TENANCY_CONTEXT_MISSING`; `ERR_TENANCY_CLOSED` once everything that closes with the tenancy is closed. */
   require(): TenantScope {
+    if (this.#closed) throw new TenancyError('ERR_TENANCY_CLOSED', 'The tenancy is closed.')
     return this.context.require()
   }
 
@@ -391,6 +393,7 @@ export class Tenancy {
         failures.push(error)
       }
     }
+    this.#closed = true
     this.lookup.clear()
     if (failures.length > 0)
       throw new AggregateError(failures, 'Closing the tenancy failed in part.')

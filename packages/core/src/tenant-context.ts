@@ -22,6 +22,11 @@ export class TenantContext {
     return state !== undefined && state.owner === this ? state.scope : undefined
   }
 
+  /** Whether the running code is in no context of any tenancy. */
+  get empty(): boolean {
+    return this.#storage.getStore() === undefined
+  }
+
   /** Tells declared central work from no context at all. */
   mode(): ContextMode {
     const state = this.#storage.getStore()

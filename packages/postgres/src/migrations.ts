@@ -137,6 +137,11 @@ async function pendingOf(
     throw new TenancyError(
       'ERR_TENANCY_MIGRATION_CHANGED',
       `Migration ${id} of ${name} was applied and ${what}.`,
+      known === undefined
+        ? {
+            hint: 'Put the file back: tenants have what it made. A new migration may take that away.',
+          }
+        : {},
     )
   }
   return migrations.slice(rows.length)

@@ -31,6 +31,7 @@ export class TenantPool extends pg.Pool {
   readonly #centralOptions: pg.PoolConfig
   #central: pg.Pool | undefined
   #destroyed = 0
+  readonly #waiting = new Set<ConnectCallback>()
   /** The schemas that stand behind the tenant's own in its search_path. */
   readonly sharedSchemas: readonly string[]
 
@@ -60,7 +61,8 @@ export class TenantPool extends pg.Pool {
     this.sharedSchemas = Object.freeze([...sharedSchemas])
     // An idle connection that breaks is replaced; without a listener it would end the process.
     this.on('error', () => undefined)
-    const connect = super.connect.bind(this) as (callback: ConnectCallback) => void
+    const checkOut = super.connect.bind(this) as (callback: ConnectCallback) => void
+    const connect = (callback: ConnectCallback): void => this.#wait(checkOut, callback)
     const query = super.query.bind(this) as (...args: unknown[]) => unknown
     this.connect = ((callback?: ConnectCallback) =>
       this.#connect(connect, callback)) as typeof this.connect
@@ -72,10 +74,11 @@ export class TenantPool extends pg.Pool {
   }
 
   /**
-   * A plain pool on the same database, outside of every tenant: for the registry, for job tables, for work on the whole server. Its connections have the server's default search_path.
+   * A plain pool on the same database, outside of every tenant (`ERR_TENANCY_CLOSED` after `end`, if it was never used): for the registry, for job tables, for work on the whole server. Its connections have the server's default search_path.
    * Opened at its first use; every use from within a tenant is told by the event `isolation:bypassed`.
    */
   get central(): pg.Pool {
+    if (this.ending && this.#central === undefined) throw poolEnded()
     const from = this.#tenancy.current()
     if (from !== undefined)
       this.#tenancy.events.emit('isolation:bypassed', {
@@ -158,6 +161,15 @@ export class TenantPool extends pg.Pool {
       open = false
       client.release(failure)
     }
+  }
+
+  /** Waits for a connection. pg forgets whoever waits when the pool ends; here they are told. */
+  #wait(checkOut: (callback: ConnectCallback) => void, callback: ConnectCallback): void {
+    this.#waiting.add(callback)
+    checkOut((error, client, done) => {
+      if (this.#waiting.delete(callback)) callback(error, client, done)
+      else if (client !== undefined) done()
+    })
   }
 
   #connect(connect: (callback: ConnectCallback) => void, given?: ConnectCallback): unknown {
@@ -273,6 +285,7 @@ export class TenantPool extends pg.Pool {
 
   /** Captures the tenant of the caller. */
   #open(): Opened | TenancyError {
+    if (this.ending) return poolEnded()
     try {
       const scope = this.#tenancy.require()
       return { scope, prefix: this.#prefixes.bytesFor(scope.tenant) }
@@ -293,8 +306,15 @@ export class TenantPool extends pg.Pool {
   }
 
   async #end(): Promise<void> {
+    const waiting = Array.from(this.#waiting)
+    this.#waiting.clear()
+    for (const callback of waiting) callback(poolEnded(), undefined, () => undefined)
     await Promise.all([super.end(), this.#central?.end()])
   }
+}
+
+function poolEnded(): TenancyError {
+  return new TenancyError('ERR_TENANCY_CLOSED', 'The pool was ended.')
 }
 
 interface Opened {

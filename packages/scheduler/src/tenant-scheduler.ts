@@ -4,6 +4,7 @@ import {
   type ForEachResult,
   isTenantId,
   type JobEvent,
+  nearestName,
   type Tenancy,
   TenancyError,
   type Tenant,
@@ -361,7 +362,14 @@ export class TenantScheduler {
 
   #defined(name: string): string {
     if (typeof name === 'string' && this.#handlers.has(name)) return name
-    throw new TenancyError('ERR_TENANCY_JOB_UNKNOWN', `No job ${describe(name)} is defined.`)
+    // Jobs of plugins are called as `plugin.job`.
+    const names = [...this.#handlers.keys()]
+    const meant =
+      names.find((known) => known.endsWith(`.${name}`)) ?? nearestName(String(name), names)
+    throw new TenancyError(
+      'ERR_TENANCY_JOB_UNKNOWN',
+      `No job ${describe(name)} is defined.${meant === undefined ? '' : ` Did you mean "${meant}"?`}`,
+    )
   }
 
   /** Whatever a driver starts outlives the call: a timer set by one tenant must not run another's job as the first. */

@@ -18,11 +18,15 @@ export function query(name: string): TenantResolver {
     identify(request) {
       const start = request.target.indexOf('?')
       if (start === -1) return undefined
-      const values = new URLSearchParams(request.target.slice(start + 1)).getAll(name)
-      if (values.length > 1)
+      // With its question mark: of a second one, frameworks make part of the name.
+      const parameters = new URLSearchParams(request.target.slice(start))
+      const values = parameters.getAll(name)
+      // `tenant[]=acme` is a list of that name to some query parsers.
+      const list = [...parameters.keys()].some((key) => key.startsWith(`${name}[`))
+      if (values.length > 1 || list)
         throw new TenancyError(
           'ERR_TENANCY_IDENTIFIER_AMBIGUOUS',
-          `The query parameter ${name} stands ${values.length} times.`,
+          `The query parameter ${name} does not stand once, with one value.`,
         )
       return values[0]
     },

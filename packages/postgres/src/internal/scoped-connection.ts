@@ -66,6 +66,7 @@ export class ScopedConnection extends PgConnectionBase {
   #cleaned = false
   #residue: string | undefined
   #dead = false
+  #distrusted = false
 
   // About the statement that is under way, from its first message to ReadyForQuery.
   #underWay = false
@@ -206,6 +207,8 @@ export class ScopedConnection extends PgConnectionBase {
   }
 
   override emit(event: string | symbol, ...args: unknown[]): boolean {
+    // Of a session that lies, only its end is of interest.
+    if (this.#distrusted && event !== 'end' && event !== 'error') return true
     const message = args[0] as BackendMessage
     if (this.#cleaner !== undefined && CLEANED.has(event)) {
       this.#clean(this.#cleaner.onMessage(event, message), message)
@@ -400,13 +403,18 @@ export class ScopedConnection extends PgConnectionBase {
   #verify({ fields }: BackendMessage): void {
     const { statement, path } = this.#scope ?? {}
     if (statement === undefined || String(fields?.[statement.pathColumn]) === path) return
-    this.stream.destroy(
+    // At once: the rows behind it stand in the same packet.
+    super.emit(
+      'errorMessage',
       new TenancyError(
         'ERR_TENANCY_SCOPE_FAILED',
         `The session does not enter tenant ${this.#tenantId}; the connection was ended.`,
         { tenantId: this.#tenantId },
       ),
     )
+    this.#distrusted = true
+    this.#dead = true
+    this.stream.destroy()
   }
 
   /** Whether an error is the caller's although our statements have not answered: a text of several statements is parsed as a whole before any of them runs. */

@@ -46,7 +46,7 @@ export function residueOf(
   }
   if (text === undefined) return undefined
   if (/\bpg_(?:try_)?advisory_lock/i.test(text)) return 'an advisory lock'
-  if (/\bpg_settings\b/i.test(text)) return 'a session setting'
+  if (/\bupdate\b[\s\S]*\bpg_settings\b/i.test(text)) return 'a session setting'
   if (/\bset_config\b/i.test(text.replace(SETS_LOCALLY, ''))) return 'a session setting'
   // A failed block reports no tag, and what it locked or subscribed to may stay.
   if (tag === 'ERROR' && /^\s*(?:do|call)\b/i.test(text)) return LEFT_BY_CODE
