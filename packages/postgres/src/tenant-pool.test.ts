@@ -278,9 +278,31 @@ describe('options and the end', () => {
       short.end(resolve)
     })
     expect([short.totalCount, short.central.totalCount]).toEqual([0, 0])
-    await expect(tenancy.run('acme', () => short.query('select 1'))).rejects.toThrow(
-      'after calling end',
-    )
+    await expect(tenancy.run('acme', () => short.query('select 1'))).rejects.toMatchObject({
+      code: 'ERR_TENANCY_CLOSED',
+    })
+  })
+
+  it('tells those who wait for a connection that it has ended', async () => {
+    const short = new TenantPool(tenancy, { connectionString: db.url, max: 1 })
+    const client = await tenancy.run('acme', () => short.connect())
+    const waiting = Promise.allSettled([
+      tenancy.run('globex', () => short.query('select 1')),
+      tenancy.run('acme', () => short.connect()),
+      new Promise((resolve, reject) => {
+        void tenancy.run('globex', () =>
+          short.query('select 1', (error) => (error ? reject(error) : resolve(undefined))),
+        )
+      }),
+    ])
+    // Their look-up of the tenant is asynchronous.
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    const ended = short.end()
+    for (const outcome of await waiting)
+      expect(outcome).toMatchObject({ reason: { code: 'ERR_TENANCY_CLOSED' } })
+    client.release()
+    await ended
+    expect(short.totalCount).toBe(0)
   })
 
   it('a TenantClient by itself does not talk', async () => {
