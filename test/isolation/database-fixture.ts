@@ -5,7 +5,7 @@ import { canary, createTestDatabase, type TestDatabase } from '@partywall/test-s
 /** Two neighbours and an adversary. Every id is the same in all of them, the numbers of rows are not. */
 export const COUNTS = { acme: 3, globex: 5, zeta: 7 } as const
 export type TenantId = keyof typeof COUNTS
-export const TENANTS = Object.keys(COUNTS) as TenantId[]
+const TENANTS = Object.keys(COUNTS) as TenantId[]
 
 /** A tenant with a record and without a schema. */
 export const HOMELESS = 'nowhere'
@@ -26,7 +26,7 @@ export interface TenantDatabase extends AsyncDisposable {
  * What every tenant's schema holds. `log` is for writes: it says which tenant wrote, and the schema says where that landed. `strangers` keeps notes in a temporary table, as functions of real
  * applications do, and counts those of others in it.
  */
-export function tenantSchemaSql(schema: string, tenantId: string, count: number): string {
+function tenantSchemaSql(schema: string, tenantId: string, count: number): string {
   return `create schema "${schema}";
     create table "${schema}".item (id int primary key, owner text not null);
     insert into "${schema}".item select n, 'canary:${tenantId}:' || n from generate_series(1, ${count}) n;
