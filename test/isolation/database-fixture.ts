@@ -5,7 +5,6 @@ import { canary, createTestDatabase, type TestDatabase } from '@partywall/test-s
 /** Two neighbours and an adversary. Every id is the same in all of them, the numbers of rows are not. */
 export const COUNTS = { acme: 3, globex: 5, zeta: 7 } as const
 export type TenantId = keyof typeof COUNTS
-const TENANTS = Object.keys(COUNTS) as TenantId[]
 
 /** A tenant with a record and without a schema. */
 export const HOMELESS = 'nowhere'
