@@ -100,7 +100,7 @@ export const ERRORS = {
   ERR_TENANCY_OPTION_INVALID: {
     status: 500,
     retryable: false,
-    hint: 'Correct the option; docs/reference/configuration.md lists them all.',
+    hint: 'Correct the option. The reference (docs/reference in the repository) lists them all.',
   },
   ERR_TENANCY_PEER_MISSING: {
     status: 500,

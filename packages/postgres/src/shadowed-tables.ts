@@ -53,8 +53,15 @@ export async function assertNoShadowedTables(central: pg.Pool, check: ShadowChec
 /** @internal */
 export function shadowError(found: readonly ShadowedTable[]): TenancyError {
   const names = found.map(({ table, sharedSchema }) => `${sharedSchema}.${table}`)
+  // A ledger in a shared schema says that the schema was a tenant's: `public`, as the default tenant.
+  const ledger = found.find(({ table }) => table === 'partywall_migrations')
   return new TenancyError(
     'ERR_TENANCY_SHARED_TABLE_SHADOWED',
     `In a shared schema and in tenants: ${names.slice(0, 10).join(', ')}${names.length > 10 ? ` and ${names.length - 10} more` : ''}.`,
+    ledger === undefined
+      ? {}
+      : {
+          hint: `The schema ${ledger.sharedSchema} holds the migrations of a tenant: it was the default tenant. Take it out of sharedSchemas, or drop what that tenant left there.`,
+        },
   )
 }
