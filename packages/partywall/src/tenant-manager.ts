@@ -31,6 +31,9 @@ export type TenantChanges = Partial<
   Pick<TenantInput, 'name' | 'tags' | 'domains' | 'ingress' | 'release' | 'settings'>
 >
 
+/** What says that somebody else creates the same tenant. */
+const OVERTAKEN = new Set<string>(['ERR_TENANCY_TENANT_EXISTS', 'ERR_TENANCY_TENANT_CHANGED'])
+
 const CHANGES = ['name', 'tags', 'domains', 'ingress', 'release', 'settings']
 
 /** Creates, changes, suspends and lists tenants: `wall.tenants`. Central work, which is audited; it enters each tenant by itself. */
@@ -72,6 +75,7 @@ export class TenantManager {
       return result
     }
     return this.#central('provision', input.id, async () => {
+      this.#provisioner.assertPlace(createTenant(input))
       const tenant = await timed('record', () => this.#record(input, resume))
       return this.#provisioner.provision(tenant, status, seed, timed)
     })
@@ -150,11 +154,15 @@ export class TenantManager {
         )
       if (found !== undefined && found.status !== 'provisioning') continue
       try {
+        // The configuration decides, also about a tenant whose first start did not come to its end.
+        const { id: _, ...changes } = { ...input, status: 'provisioning' as const }
+        if (found !== undefined)
+          await this.#store.update(input.id, changes, { ifStatus: 'provisioning' })
         await this.create(input, { seed, resume: true })
         provisioned.add(input.id)
       } catch (error) {
         // Another process started with the same configuration, and was faster.
-        if (!TenancyError.is(error, 'ERR_TENANCY_TENANT_EXISTS')) throw error
+        if (!TenancyError.is(error) || !OVERTAKEN.has(error.code)) throw error
         if ((await this.get(input.id)) === undefined) throw error
       }
     }
@@ -166,7 +174,7 @@ export class TenantManager {
     const record = createTenant({ ...input, status: 'provisioning' })
     const found = await this.#store.findById(record.id)
     if (found?.status !== 'provisioning') return this.#store.create(record)
-    if (resume && isDeepStrictEqual(found, record)) return found
+    if (resume && sameRecord(found, record)) return found
     throw new TenancyError(
       'ERR_TENANCY_TENANT_EXISTS',
       `Tenant ${record.id} is being created${resume ? ', with another record' : ''}.`,
@@ -199,6 +207,13 @@ export class TenantManager {
   }
 
   async #central<T>(what: string, id: unknown, fn: () => Promise<T>): Promise<T> {
-    return this.#tenancy.central(`${what} tenant ${String(id).slice(0, 80)}`, fn)
+    // Quoted: an id that is none could forge a line of the audit log.
+    return this.#tenancy.central(`${what} tenant ${JSON.stringify(String(id).slice(0, 80))}`, fn)
   }
+}
+
+/** Domains have no order. */
+function sameRecord(a: Tenant, b: Tenant): boolean {
+  const sorted = ({ domains, ...rest }: Tenant) => ({ ...rest, domains: [...domains].sort() })
+  return isDeepStrictEqual(sorted(a), sorted(b))
 }

@@ -1,4 +1,12 @@
 export {
+  type DoctorOptions,
+  type DoctorReport,
+  doctor,
+  type Finding,
+  type FindingCode,
+  type FindingSeverity,
+} from './doctor.ts'
+export {
   createMigration,
   loadMigrations,
   type Migration,
@@ -6,7 +14,7 @@ export {
   migrateTenant,
 } from './migrations.ts'
 export { PostgresTenantStore, postgresTenantStore } from './postgres-tenant-store.ts'
-export { schemaOf, searchPathOf } from './search-path.ts'
+export { assertNotShared, schemaOf, searchPathOf } from './search-path.ts'
 export {
   assertNoShadowedTables,
   findShadowedTables,

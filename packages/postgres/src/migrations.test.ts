@@ -160,13 +160,24 @@ describe('migrateTenant', () => {
     },
   )
 
-  it('writes its ledger to the tenant, wherever a migration points the path', async () => {
-    const away = createMigration('002', 'set local search_path to globex')
-    await migrate('globex', set([ORDERS]))
-    await migrate('acme', set([ORDERS, away]))
-    expect(await ledgerOf('acme')).toEqual(['001-orders', '002'])
-    expect(await ledgerOf('globex')).toEqual(['001-orders'])
-  })
+  it.each(['globex', 'public'])(
+    'refuses a migration that points the path at %s, and leaves nothing of it',
+    async (schema) => {
+      const away = createMigration(
+        '002',
+        `set local search_path to ${schema}; create table strayed (id int)`,
+      )
+      await migrate('globex', set([ORDERS]))
+      await migrate('acme', set([ORDERS]))
+      await expect(migrate('acme', set([ORDERS, away]))).rejects.toMatchObject({
+        code: 'ERR_TENANCY_MIGRATION_FAILED',
+      })
+      expect(await ledgerOf('acme')).toEqual(['001-orders'])
+      expect(await ledgerOf('globex')).toEqual(['001-orders'])
+      const { rows } = await db.query("select 1 from pg_class where relname = 'strayed'")
+      expect(rows).toEqual([])
+    },
+  )
 
   it('checks what the set requires of the schema of the tenant, not of a shared one', async () => {
     await db.query('create table public.rates (id int, value int)')

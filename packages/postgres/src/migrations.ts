@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import { type Tenancy, TenancyError } from '@partywall/core'
 import type { QueryResult } from 'pg'
-import { quoteIdentifier, schemaOf } from './search-path.ts'
+import { quoteIdentifier, schemaOf, searchPathOf } from './search-path.ts'
 import { findShadowedTables, shadowError } from './shadowed-tables.ts'
 import type { TenantPool, TransactionQuery } from './tenant-pool.ts'
 
@@ -89,6 +89,7 @@ export async function migrateTenant(
       schemaOf(tenant),
     ])
     // Qualified: a migration may leave another search_path behind, and a schema without the right to it is skipped by the path.
+    const path = searchPathOf(tenant, pool.sharedSchemas)
     const ledger = `${quoteIdentifier(schemaOf(tenant))}.partywall_migrations`
     await query(ledgerSql(ledger))
     const pending = await pendingOf(query, ledger, set)
@@ -96,6 +97,7 @@ export async function migrateTenant(
     for (const [index, { id, sql, checksum }] of pending.entries()) {
       try {
         assertSameTransaction(await query(sql))
+        await assertSamePath(query, path)
         await query(
           `insert into ${ledger} (set_name, position, id, checksum) values ($1, $2, $3, $4)`,
           [set.name, first + index, id, checksum],
@@ -113,6 +115,12 @@ export async function migrateTenant(
     if (shadowed.length > 0) throw shadowError(shadowed)
     return pending.map(({ id }) => id)
   })
+}
+
+/** A text that changes the path makes its tables elsewhere, in a shared schema for example, and would be noted as applied. */
+async function assertSamePath(query: TransactionQuery, expected: string): Promise<void> {
+  const { rows } = await query<{ path: string }>("select current_setting('search_path') as path")
+  if (rows[0]?.path !== expected) throw new Error('It changes the search_path.')
 }
 
 async function pendingOf(

@@ -11,8 +11,25 @@ export function schemaOf(tenant: Tenant): string {
  */
 export function searchPathOf(tenant: Tenant, sharedSchemas: readonly string[]): string {
   const own = schemaOf(tenant)
-  const shared = sharedSchemas.filter((schema) => schema !== own)
-  return [...[own, ...shared].map(quoteIdentifier), 'pg_temp'].join(', ')
+  return [...[own, ...sharedSchemas].map(quoteIdentifier), 'pg_temp'].join(', ')
+}
+
+/**
+ * Refuses a tenant whose schema is declared as shared: every other tenant would read and write it.
+ *
+ * @throws {TenancyError} `ERR_TENANCY_PHYSICAL_NAME_CONFLICT`.
+ */
+export function assertNotShared(tenant: Tenant, sharedSchemas: readonly string[]): void {
+  const schema = schemaOf(tenant)
+  if (!sharedSchemas.includes(schema)) return
+  throw new TenancyError(
+    'ERR_TENANCY_PHYSICAL_NAME_CONFLICT',
+    `The schema "${schema}" of tenant ${tenant.id} is a shared one.`,
+    {
+      tenantId: tenant.id,
+      hint: 'Take it out of sharedSchemas, or give the tenant a schema of its own.',
+    },
+  )
 }
 
 /** Quotes an identifier for SQL text. */

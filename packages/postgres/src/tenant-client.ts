@@ -13,18 +13,29 @@ export class TenantClient extends pg.Client {
   #tenant: Tenant | undefined
   #settingUp = false
 
-  constructor(config?: string | pg.ClientConfig, outside: <T>(fn: () => T) => T = (fn) => fn()) {
+  /**
+   * @param outside - opens sockets outside of every tenant.
+   * @param names - statements with names of their own on one connection.
+   */
+  constructor(
+    config?: string | pg.ClientConfig,
+    outside: <T>(fn: () => T) => T = (fn) => fn(),
+    names: number | 'off' = 'off',
+  ) {
     super(config)
     const state = this.#state
     const { connection } = state
     // The default one has not been connected yet; its stream is taken over.
-    this.#connection = new ScopedConnection({
-      stream: connection.stream,
-      ssl: connection.ssl,
-      sslNegotiation: connection.sslNegotiation,
-      keepAlive: connection._keepAlive,
-      keepAliveInitialDelayMillis: connection._keepAliveInitialDelayMillis,
-    })
+    this.#connection = new ScopedConnection(
+      {
+        stream: connection.stream,
+        ssl: connection.ssl,
+        sslNegotiation: connection.sslNegotiation,
+        keepAlive: connection._keepAlive,
+        keepAliveInitialDelayMillis: connection._keepAliveInitialDelayMillis,
+      },
+      names,
+    )
     state.connection = this.#connection
     // Without a listener, a connection that breaks while it is checked out would end the process.
     this.on('error', () => undefined)

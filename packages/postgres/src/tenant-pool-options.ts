@@ -9,6 +9,11 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
    * @defaultValue `['public']`
    */
   readonly sharedSchemas?: readonly string[] | undefined
+  /**
+   * How many statements each connection keeps prepared, by tenant and text, without being asked: those that come more than once, the least recently used go first. Each costs the server 8 to 12 KiB a
+   * connection. `'off'`: none, for a pooler in between that does not keep them. @defaultValue `256`
+   */
+  readonly preparedStatements?: number | 'off' | undefined
   /** Connection settings of `pool.central` that differ from those of the pool; its `max` is 2 unless set here. */
   readonly central?: pg.PoolConfig | undefined
 }
@@ -17,6 +22,7 @@ export interface ResolvedTenantPoolOptions {
   readonly pool: pg.PoolConfig
   readonly central: pg.PoolConfig
   readonly sharedSchemas: readonly string[]
+  readonly preparedStatements: number | 'off'
 }
 
 /**
@@ -27,11 +33,19 @@ export interface ResolvedTenantPoolOptions {
 export function resolveTenantPoolOptions(
   options: TenantPoolOptions = {},
 ): ResolvedTenantPoolOptions {
-  const { sharedSchemas = ['public'], central = {}, ...pool } = options
+  const { sharedSchemas = ['public'], preparedStatements = 256, central = {}, ...pool } = options
   if (!Array.isArray(sharedSchemas))
     throw new TenancyError(
       'ERR_TENANCY_OPTION_INVALID',
       'sharedSchemas must be a list of schema names.',
+    )
+  if (
+    preparedStatements !== 'off' &&
+    !(Number.isSafeInteger(preparedStatements) && preparedStatements > 0)
+  )
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      `preparedStatements must be a whole number of at least 1, or 'off', got ${String(preparedStatements)}.`,
     )
   if ('Client' in pool)
     throw new TenancyError('ERR_TENANCY_OPTION_INVALID', 'A TenantPool brings its own Client.')
@@ -49,5 +63,6 @@ export function resolveTenantPoolOptions(
     pool,
     central: { ...pool, max: 2, onConnect: undefined, ...central },
     sharedSchemas: sharedSchemas.map(assertSchemaName),
+    preparedStatements,
   }
 }

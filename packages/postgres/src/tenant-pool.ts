@@ -32,6 +32,7 @@ export class TenantPool extends pg.Pool {
   #central: pg.Pool | undefined
   #destroyed = 0
   readonly #waiting = new Set<ConnectCallback>()
+  readonly #madeIn: string | undefined
   /** The schemas that stand behind the tenant's own in its search_path. */
   readonly sharedSchemas: readonly string[]
 
@@ -39,11 +40,11 @@ export class TenantPool extends pg.Pool {
    * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID`.
    */
   constructor(tenancy: Tenancy, options: TenantPoolOptions = {}) {
-    const { pool, central, sharedSchemas } = resolveTenantPoolOptions(options)
+    const { pool, central, sharedSchemas, preparedStatements } = resolveTenantPoolOptions(options)
     const outside = <T>(fn: () => T): T => tenancy.context.outside(fn)
     class Client extends TenantClient {
       constructor(config?: string | pg.ClientConfig) {
-        super(config, outside)
+        super(config, outside, preparedStatements)
       }
     }
     const { onConnect } = pool as { onConnect?: (client: pg.ClientBase) => unknown }
@@ -57,6 +58,7 @@ export class TenantPool extends pg.Pool {
     } as unknown as pg.PoolConfig)
     this.#tenancy = tenancy
     this.#prefixes = new TenantPrefixes(sharedSchemas)
+    this.#madeIn = tenancy.current()?.tenant.id
     this.#centralOptions = central
     this.sharedSchemas = Object.freeze([...sharedSchemas])
     // An idle connection that breaks is replaced; without a listener it would end the process.
@@ -295,10 +297,24 @@ export class TenantPool extends pg.Pool {
     }
   }
 
-  /** Closes the connections of the pool and of `central`, after those in use were released. */
+  /**
+   * Closes the connections of the pool and of `central`, after those in use were released. Who waits for a connection is told by `ERR_TENANCY_CLOSED`.
+   *
+   * @throws {TenancyError} `ERR_TENANCY_CONTEXT_LOCKED` by rejection inside a tenant, unless the pool was made there.
+   */
   override end(): Promise<void>
   override end(callback: () => void): void
   override end(callback?: () => void): Promise<void> | undefined {
+    const active = this.#tenancy.current()?.tenant.id
+    // What a library made inside a tenant, it may also end there; not what all tenants use.
+    if (active !== undefined && active !== this.#madeIn)
+      return Promise.reject(
+        new TenancyError(
+          'ERR_TENANCY_CONTEXT_LOCKED',
+          `The pool serves other tenants too, and cannot be ended inside tenant ${active}.`,
+          { tenantId: active },
+        ),
+      )
     const ended = this.#end()
     if (callback === undefined) return ended
     void ended.then(callback)

@@ -8,6 +8,7 @@ import {
 } from '@partywall/core'
 import {
   assertNoShadowedTables,
+  assertNotShared,
   createTenantSchema,
   type MigrationSet,
   migrateTenant,
@@ -49,6 +50,11 @@ export class Provisioner {
 
   constructor(parts: ProvisionerParts) {
     this.#parts = parts
+  }
+
+  /** Refuses a record whose schema is a shared one, before anything is made. @throws {TenancyError} `ERR_TENANCY_PHYSICAL_NAME_CONFLICT`. */
+  assertPlace(tenant: Tenant): void {
+    assertNotShared(tenant, this.#parts.pool.sharedSchemas)
   }
 
   /** Takes a tenant from its record to `status`. */
@@ -148,7 +154,10 @@ export class Provisioner {
     const { store, pool, host } = this.#parts
     if (pool.sharedSchemas.length === 0) return
     const schemas: string[] = []
-    for await (const tenant of store.list({ status: ANY_LIVE })) schemas.push(schemaOf(tenant))
+    for await (const tenant of store.list({ status: ANY_LIVE })) {
+      assertNotShared(tenant, pool.sharedSchemas)
+      schemas.push(schemaOf(tenant))
+    }
     const tables = host.plugins.flatMap(({ requires }) =>
       requires.map((name) => name.split('.')[0] as string),
     )

@@ -6,7 +6,7 @@ import type { Kysely } from 'kysely'
 /** The optional peer, or the error to throw where it is needed. */
 export type KyselyPeer = typeof KyselyModule | TenancyError
 
-/** A Kysely over the pool. Its `destroy` does not end the pool, which is not its own. */
+/** A Kysely over the pool. Its `destroy` is refused. */
 export function createTenantKysely(peer: KyselyPeer, pool: TenantPool): Kysely<any> {
   if (TenancyError.is(peer)) return refusing(peer)
   const view = {
@@ -14,8 +14,20 @@ export function createTenantKysely(peer: KyselyPeer, pool: TenantPool): Kysely<a
     connect: () => pool.connect(),
     end: () => Promise.resolve(),
   }
-  return new peer.Kysely({
+  const db = new peer.Kysely({
     dialect: new peer.PostgresDialect({ pool: view }),
+  })
+  // It is that of all tenants: destroyed by one, it would be gone for the others.
+  const keep = (): Promise<never> =>
+    Promise.reject(
+      new TenancyError(
+        'ERR_TENANCY_CONTEXT_LOCKED',
+        'This Kysely serves every tenant and is not destroyed; it closes with the wall.',
+      ),
+    )
+  return Object.defineProperties(db, {
+    destroy: { value: keep },
+    [Symbol.asyncDispose]: { value: () => Promise.resolve() },
   })
 }
 

@@ -29,6 +29,11 @@ export function executeMessage(): Buffer {
   return message('E', [cString(''), int32(0)])
 }
 
+/** Close: forgets a prepared statement. Not an error if there is none. */
+export function closeStatementMessage(name: string): Buffer {
+  return message('C', [Buffer.from('S', 'latin1'), cString(name)])
+}
+
 /** Flush: asks for the answers so far, without an end of the batch. */
 export function flushMessage(): Buffer {
   return message('H', [])

@@ -1,5 +1,11 @@
 import { TenancyError } from '@partywall/core'
-import { bindMessage, executeMessage, flushMessage, parseMessage } from './frontend-messages.ts'
+import {
+  bindMessage,
+  closeStatementMessage,
+  executeMessage,
+  flushMessage,
+  parseMessage,
+} from './frontend-messages.ts'
 import {
   type BackendMessage,
   PgConnectionBase,
@@ -8,6 +14,7 @@ import {
 } from './pg-internals.ts'
 import { type CleanerStep, SessionCleaner } from './session-cleaner.ts'
 import { residueOf } from './session-residue.ts'
+import { type NamedStatement, StatementNames } from './statement-names.ts'
 import { type Prefix, REFUSED, type TenantPrefix } from './tenant-prefix.ts'
 import { beginTag, finishTag, isSetTransaction } from './transaction-text.ts'
 
@@ -83,14 +90,19 @@ export class ScopedConnection extends PgConnectionBase {
   #synced = false
   /** Messages are swallowed: the statement was answered here. */
   #muted = false
-  /** Sends the first statement of a loan once more; known until its scope has held. */
-  #record: (() => void) | undefined
+  /** Sends the statement under way once more, behind `first`; known until it runs. */
+  #record: ((first?: Uint8Array) => void) | undefined
   /** What was sent of it behind the scope. */
   #sent: Uint8Array[] | undefined
   #cleaner: SessionCleaner | undefined
 
-  constructor(config: PgConnectionConfig) {
+  readonly #names: StatementNames | undefined
+  #named: NamedStatement | undefined
+
+  /** @param names - how many statements get names of their own; `'off'` for none. */
+  constructor(config: PgConnectionConfig, names: number | 'off' = 'off') {
     super(config)
+    this.#names = names === 'off' ? undefined : new StatementNames(names)
     const die = (): void => {
       this.#dead = true
     }
@@ -138,8 +150,8 @@ export class ScopedConnection extends PgConnectionBase {
         this.#synced = true
         return super.query(text)
       }
-      super.parse({ text })
-      super.bind({})
+      this.#sendParse({ text })
+      this.#sendBind({})
       super.describe({ type: 'P' })
       super.execute({})
       this.sync()
@@ -176,13 +188,37 @@ export class ScopedConnection extends PgConnectionBase {
 
   override parse(message: { text: string; name?: string; types?: unknown }): void {
     if (this.#muteIfAnswered(message.text)) return
-    if (this.#beginExtended(message.text) !== 'refused') super.parse(message)
+    if (this.#beginExtended(message.text) !== 'refused') this.#sendParse(message)
   }
 
   override bind(message: { statement?: string }): void {
     const text = this.#textOf(message.statement)
     if (this.#muteIfAnswered(text)) return
-    if (this.#beginExtended(text) !== 'refused') super.bind(message)
+    if (this.#beginExtended(text) !== 'refused') this.#sendBind(message)
+  }
+
+  /** Sends a Parse, or nothing if the server knows the statement by a name of ours. */
+  #sendParse(message: { text: string; name?: string; types?: unknown }): void {
+    const named =
+      this.#mode === 'scoped' && this.#tenantId !== undefined && !message.name && !message.types
+        ? this.#names?.claim(this.#tenantId, message.text)
+        : undefined
+    this.#named = named
+    if (named === undefined) return super.parse(message)
+    if (named.known) return
+    const evicted = this.#names?.evict()
+    if (evicted?.known === true) this._send(closeStatementMessage(evicted.name))
+    // The name may be taken: by what was prepared before the columns changed, or by a Parse whose end nobody saw.
+    this._send(closeStatementMessage(named.name))
+    super.parse({ ...message, name: named.name })
+  }
+
+  #sendBind(message: { statement?: string }): void {
+    super.bind(
+      this.#named === undefined || message.statement
+        ? message
+        : { ...message, statement: this.#named.name },
+    )
   }
 
   override flush(): void {
@@ -219,9 +255,12 @@ export class ScopedConnection extends PgConnectionBase {
         // The scope is the last of our statements. It stays prepared even if what follows fails.
         if (this.#ownReplies === 1) this.#hasPrepared()
         if (this.#ownReplies > 0) return true
+        if (this.#named !== undefined) this.#named.known = true
         break
       case 'bindComplete':
         if (this.#ownReplies > 0) return true
+        // From here on the statement runs.
+        this.#forgetRecord()
         break
       case 'dataRow':
         if (this.#ownReplies > 0) {
@@ -236,7 +275,7 @@ export class ScopedConnection extends PgConnectionBase {
       case 'commandComplete':
         if (this.#ownReplies > 0) {
           if (message.text === 'PREPARE') this.#hasPrepared()
-          if (--this.#ownReplies === 0) this.#forgetRecord()
+          if (--this.#ownReplies === 0 && this.#named?.known !== true) this.#forgetRecord()
           return true
         }
         this.#completed(message.text ?? '')
@@ -249,6 +288,7 @@ export class ScopedConnection extends PgConnectionBase {
           }
           return super.emit(event, this.#scopeFailed(message))
         }
+        if (this.#startAnew(message)) return true
         this.#ownReplies = 0
         this.#forgetRecord()
         this.#shiftPosition(message)
@@ -348,16 +388,14 @@ export class ScopedConnection extends PgConnectionBase {
       this.#scope = scope
       super._send(messages.length === 1 ? scope.bytes : Buffer.concat(messages))
     }
-    const fresh = this.#fresh
     this.#ownStatements = 0
+    this.#named = undefined
     send(this.#scopeFor(prefix))
-    if (fresh) {
-      const sent: Uint8Array[] = []
-      this.#sent = sent
-      this.#record = () => {
-        send(prefix.next)
-        super._send(Buffer.concat(sent))
-      }
+    const sent: Uint8Array[] = []
+    this.#sent = sent
+    this.#record = (first) => {
+      send(prefix.next)
+      super._send(Buffer.concat(first === undefined ? sent : [first, ...sent]))
     }
     return 'scoped'
   }
@@ -392,10 +430,30 @@ export class ScopedConnection extends PgConnectionBase {
   }
 
   #startCleaning(again: () => void): void {
+    this.#cleaned = true
+    this.#repeat(new SessionCleaner(again, 'clean'))
+  }
+
+  /** A statement of ours that the server has forgotten, or whose columns have changed since it was planned, is prepared anew; it has not run yet. */
+  #startAnew({ code }: BackendMessage): boolean {
+    const named = this.#named
+    if (named?.known !== true || (code !== '0A000' && code !== '26000')) return false
+    named.known = false
+    const again = this.#record
+    // In a transaction of the caller's, its error stands: the transaction has failed.
+    if (again === undefined || this.#status !== 'I') return false
+    const parse = Buffer.concat([
+      closeStatementMessage(named.name),
+      parseMessage(named.name, named.text),
+    ])
+    this.#repeat(new SessionCleaner(() => again(parse), 'keep'))
+    return true
+  }
+
+  #repeat(cleaner: SessionCleaner): void {
     this.#ownReplies = 0
     this.#forgetRecord()
-    this.#cleaned = true
-    this.#cleaner = new SessionCleaner(again)
+    this.#cleaner = cleaner
     if (!this.#synced) super.sync()
   }
 
@@ -439,7 +497,10 @@ export class ScopedConnection extends PgConnectionBase {
   #completed(tag: string): void {
     if (this.#mode === 'setup') return
     if (tag === 'COMMIT' || tag === 'ROLLBACK') this.#chained = true
-    if (tag === 'DISCARD ALL' || tag === 'DEALLOCATE ALL') this.#prepared.clear()
+    if (tag === 'DISCARD ALL' || tag === 'DEALLOCATE ALL') {
+      this.#prepared.clear()
+      this.#names?.clear()
+    }
     this.#residue ??= residueOf(tag, this.#text, this.#returnedRows)
     this.#returnedRows = false
   }
@@ -476,6 +537,8 @@ export class ScopedConnection extends PgConnectionBase {
     // A transaction that is open right after one ended was chained to it, and has no scope yet. (ROLLBACK TO reports the same tag: one scope too many does no harm.)
     if (status === 'T' && this.#chained) this.#rescope = true
     if (status === 'I') this.#rescope = false
+    this.#forgetRecord()
+    this.#named = undefined
     this.#chained = false
     this.#status = status
     this.#underWay = false

@@ -25,10 +25,15 @@ export class SessionCleaner {
   #failure: BackendMessage | undefined
 
   readonly #again: () => void
+  readonly #clean: boolean
 
-  /** @param again - sends the statement that was turned away once more. */
-  constructor(again: () => void) {
+  /**
+   * @param again - sends the statement that was turned away once more.
+   * @param mode - `'keep'`: there is nothing to clean, only the statement is to be sent anew.
+   */
+  constructor(again: () => void, mode: 'clean' | 'keep') {
     this.#again = again
+    this.#clean = mode === 'clean'
   }
 
   onMessage(event: string | symbol, message: BackendMessage): CleanerStep {
@@ -39,7 +44,7 @@ export class SessionCleaner {
       this.#stage = 'rollback'
       return { kind: 'send', text: 'rollback' }
     }
-    if (this.#stage !== 'discard') {
+    if (this.#clean && this.#stage !== 'discard') {
       this.#stage = 'discard'
       return { kind: 'send', text: CLEAN }
     }

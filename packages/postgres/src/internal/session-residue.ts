@@ -10,12 +10,9 @@ export function residueOf(
   returnedRows: boolean,
 ): string | undefined {
   const command = tag.replace(/( \d+)+$/, '')
-  const single = text === undefined || /;\s*\S/.test(text) ? undefined : text
   switch (command) {
     case 'SET':
-      return single !== undefined && /^\s*set\s+(?:local|transaction)\s/i.test(single)
-        ? undefined
-        : 'a session setting'
+      return text !== undefined && setsLocally(text) ? undefined : 'a session setting'
     case 'LISTEN':
       return 'a subscription'
     case 'PREPARE':
@@ -61,4 +58,9 @@ const SETS_LOCALLY =
 
 function mayBeTemporary(text: string | undefined): string | undefined {
   return text === undefined || /temp/i.test(text) ? 'a temporary object' : undefined
+}
+
+/** Whether every SET of a text is for its transaction only. A comment could stand between a semicolon and a SET, so a text with any is not let off. */
+function setsLocally(text: string): boolean {
+  return !/--|\/\*/.test(text) && !/(?:^|;)\s*set\s+(?!(?:local|transaction)\s)/i.test(text)
 }

@@ -1,5 +1,5 @@
 import { TenancyError, type Tenant } from '@partywall/core'
-import { quoteIdentifier, schemaOf, searchPathOf } from '../search-path.ts'
+import { assertNotShared, quoteIdentifier, schemaOf, searchPathOf } from '../search-path.ts'
 import { bindMessage, executeMessage, parseMessage } from './frontend-messages.ts'
 
 /** SQLSTATEs by which the scope statement refuses: each check fails in a way of its own, and none of them can come from elsewhere in it. */
@@ -89,7 +89,7 @@ export class TenantPrefixes {
     this.#sharedSchemas = sharedSchemas
   }
 
-  /** @throws {TenancyError} `ERR_TENANCY_ISOLATION_UNSUPPORTED` if the tenant's record asks for another strategy. */
+  /** @throws {TenancyError} `ERR_TENANCY_ISOLATION_UNSUPPORTED` if the tenant's record asks for another strategy, `ERR_TENANCY_PHYSICAL_NAME_CONFLICT` if its schema is a shared one. */
   bytesFor(tenant: Tenant): TenantPrefix {
     const known = this.#bytes.get(tenant)
     if (known !== undefined) return known
@@ -100,6 +100,7 @@ export class TenantPrefixes {
         `Tenant ${tenant.id} is placed in ${tenant.isolation === 'schema' ? 'another database' : `a ${tenant.isolation} of its own`}, and this pool serves schemas of one database.`,
         { tenantId: tenant.id },
       )
+    assertNotShared(tenant, this.#sharedSchemas)
     const path = searchPathOf(tenant, this.#sharedSchemas)
     const schema = quoteIdentifier(schemaOf(tenant))
     const prefix = (statement: ScopeStatement): Prefix => ({
