@@ -1,6 +1,6 @@
 import { type Tenancy, TenancyError, type TenantScope } from '@partywall/core'
 import type { CacheDriver, CacheTtl } from './cache-driver.ts'
-import { assertCacheKey } from './internal/cache-key.ts'
+import { assertCacheKey, assertCachePattern } from './internal/cache-key.ts'
 import { decodeCacheValue, encodeCacheValue } from './internal/cache-value.ts'
 import { assertTtl, jittered } from './internal/ttl.ts'
 import {
@@ -122,11 +122,11 @@ export class TenantCache {
 
   /**
    * The keys of this tenant that match a glob in Redis's form, in any order. Matching goes through all entries of the tenant, in
-   * Redis through all keys of the database: for tools, not for requests.
+   * Redis through all keys of the database: for tools, not for requests. A pattern has at most 1,024 bytes of UTF-8, else `ERR_TENANCY_CACHE_KEY_INVALID`.
    */
   async keys(pattern = '*'): Promise<string[]> {
     const scope = this.#tenancy.require()
-    return await this.#driver.keys(scope, assertCacheKey(pattern))
+    return await this.#driver.keys(scope, assertCachePattern(pattern))
   }
 
   /** Removes every entry of this tenant, and no other's. Resolves to how many there were. Entries written meanwhile may survive. */

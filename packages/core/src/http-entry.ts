@@ -172,9 +172,10 @@ function bind(emitter: Bound, tenancy: Tenancy, scope: TenantScope | undefined):
 function emitBound(this: EventEmitter, ...args: Parameters<EventEmitter['emit']>): boolean {
   const { tenancy, scope, emit } = (this as Bound)[binding] as Binding
   const { context } = tenancy
+  // Without a scope, nothing at all may be active: `current()` is undefined also in central work and in a tenant of another tenancy.
+  const there = scope === undefined ? context.empty : context.current() === scope
   // Most events of a request have no listener, and entering a context is what costs.
-  if (this.listenerCount(args[0]) === 0 || context.current() === scope)
-    return emit.apply(this, args)
+  if (there || this.listenerCount(args[0]) === 0) return emit.apply(this, args)
   return scope === undefined
     ? context.outside(() => emit.apply(this, args))
     : context.replace(scope, () => emit.apply(this, args))

@@ -28,8 +28,12 @@ export function assertKnownKeys(
   }
 }
 
-/** The candidate with the smallest edit distance to `name`, if it is near enough to be what was meant. */
+// Names come from requests too, and the edit distance takes the product of both lengths.
+const LONGEST_NAME = 100
+
+/** The candidate with the smallest edit distance to `name`, if it is near enough to be what was meant. None for names of more than 100 characters. */
 export function nearestName(name: string, candidates: readonly string[]): string | undefined {
+  if (name.length > LONGEST_NAME) return undefined
   let best: string | undefined
   let bestDistance = Math.max(2, Math.floor(name.length / 3)) + 1
   for (const candidate of candidates) {

@@ -63,6 +63,37 @@ export interface PluginScheduleEntry {
 const DEEPEST = 32
 
 /**
+ * One call or event of a plugin may cause this many further ones. The depth alone is no bound: two plugins that both repeat an event would
+ * double it at each level, and 2 to the power of 32 calls, all in microtasks, stop every tenant.
+ */
+const MOST_CAUSED = 10_000
+
+/** The calls that one call of a plugin caused. */
+class CallTree {
+  #calls = 0
+  #running = 0
+
+  /** Counts a call, and tells whether it may be made. */
+  begin(): boolean {
+    this.#running++
+    return this.#calls++ < MOST_CAUSED
+  }
+
+  end(): void {
+    // What is called with kept services, when all this is over, begins anew.
+    if (--this.#running === 0) this.#calls = 0
+  }
+}
+
+/** Where a function stands among the calls between plugins. The host's own calls are the root, without a tree: each call that they make grows its own. */
+interface Nesting {
+  readonly depth: number
+  readonly tree: CallTree | undefined
+}
+
+const ROOT: Nesting = Object.freeze({ depth: 0, tree: undefined })
+
+/**
  * Runs plugins for tenants. Each call acts in the active tenant and goes to the version that the tenant's release
  * pins. Made by {@link createPluginHost}.
  */
@@ -99,18 +130,18 @@ export class PluginHost<S extends PluginServices = PluginServices> {
    * `_VERSION_UNPINNED`, `_VERSION_MISSING`, `_CALL_LOOP`.
    */
   async call<R = unknown>(plugin: string, action: string, input?: unknown): Promise<R> {
-    return (await this.#call(this.#tenancy.require(), plugin, action, input, 0)) as R
+    return (await this.#call(this.#tenancy.require(), plugin, action, input, ROOT)) as R
   }
 
   /**
    * Delivers an event to every plugin of the active tenant that subscribes to it, one after the other in the order of their names, and
    * resolves when all are done. A subscriber that fails neither stops the others nor fails the emitter: the failure stands in the
-   * result, is logged as the subscriber's error, and is told as `plugin:subscriber-failed`.
+   * result, is logged as the subscriber's error, and is told as `plugin:subscriber-failed`. Only a loop is no subscriber's own failure, and rejects.
    *
    * @throws {TenancyError} by rejection: `ERR_TENANCY_CONTEXT_MISSING` outside of a tenant, `ERR_TENANCY_PLUGIN_CALL_LOOP`.
    */
   async emit(event: string, payload?: unknown): Promise<PluginEventResult> {
-    return this.#emit(this.#tenancy.require(), event, payload, 0)
+    return this.#emit(this.#tenancy.require(), event, payload, ROOT)
   }
 
   /**
@@ -121,7 +152,7 @@ export class PluginHost<S extends PluginServices = PluginServices> {
   async seed(): Promise<void> {
     const scope = this.#tenancy.require()
     for (const plugin of this.pluginsFor(scope.tenant))
-      await plugin.seed?.(this.#servicesFor(scope, plugin, 0))
+      await plugin.seed?.(this.#servicesFor(scope, plugin, ROOT))
   }
 
   /**
@@ -203,7 +234,7 @@ export class PluginHost<S extends PluginServices = PluginServices> {
     name: string,
     action: string,
     input: unknown,
-    depth: number,
+    nesting: Nesting,
   ): Promise<unknown> {
     const plugin = this.pluginFor(scope.tenant, name)
     const run = own(plugin.actions, action)
@@ -213,7 +244,7 @@ export class PluginHost<S extends PluginServices = PluginServices> {
         `Plugin ${plugin.name} ${plugin.version} has no action ${describeValue(action)}.${didYouMean(action, Object.keys(plugin.actions))}`,
         { tenantId: scope.tenant.id },
       )
-    return run(input, this.#servicesFor(scope, plugin, depth))
+    return run(input, this.#servicesFor(scope, plugin, nesting))
   }
 
   async #runJob(name: string, job: string, data: unknown): Promise<unknown> {
@@ -229,14 +260,14 @@ export class PluginHost<S extends PluginServices = PluginServices> {
           hint: "The version of the plugin that the tenant's release pins does not define this job.",
         },
       )
-    return run(data, this.#servicesFor(scope, plugin, 0))
+    return run(data, this.#servicesFor(scope, plugin, ROOT))
   }
 
   async #emit(
     scope: TenantScope,
     event: string,
     payload: unknown,
-    depth: number,
+    nesting: Nesting,
   ): Promise<PluginEventResult> {
     const failures: PluginEventFailure[] = []
     let delivered = 0
@@ -250,8 +281,10 @@ export class PluginHost<S extends PluginServices = PluginServices> {
         const handle = own(plugin.events, event)
         if (handle === undefined) continue
         delivered++
-        await handle(payload, this.#servicesFor(scope, plugin, depth))
+        await handle(payload, this.#servicesFor(scope, plugin, nesting))
       } catch (error) {
+        // Not one subscriber's failure: collected, the others would walk the rest of the tree.
+        if (TenancyError.is(error) && error.code === 'ERR_TENANCY_PLUGIN_CALL_LOOP') throw error
         failures.push(Object.freeze({ plugin: name, error }))
         this.#reportFailure(scope, name, version, event, error)
       }
@@ -274,7 +307,7 @@ export class PluginHost<S extends PluginServices = PluginServices> {
   }
 
   /** Services of one call. What they start later acts for this scope or for nobody, whoever keeps them. */
-  #servicesFor(scope: TenantScope, plugin: Plugin<S>, depth: number): S {
+  #servicesFor(scope: TenantScope, plugin: Plugin<S>, nesting: Nesting): S {
     const { tenant } = scope
     const extras = this.#services?.(scope, plugin)
     if (extras !== undefined)
@@ -284,15 +317,18 @@ export class PluginHost<S extends PluginServices = PluginServices> {
             'ERR_TENANCY_OPTION_INVALID',
             `services must not return ${taken}: the plugin host makes it.`,
           )
-    const inScope = async <T>(fn: () => Promise<T>): Promise<T> => {
+    const inScope = async <T>(fn: (inner: Nesting) => Promise<T>): Promise<T> => {
+      const { depth, tree = new CallTree() } = nesting
       if (depth >= DEEPEST)
-        throw new TenancyError(
-          'ERR_TENANCY_PLUGIN_CALL_LOOP',
-          `Calls between plugins are nested more than ${DEEPEST} deep, in plugin ${plugin.name}.`,
-          { tenantId: tenant.id },
-        )
-      // Refuses if another tenant is active: services that were kept do not carry its caller over.
-      return this.#tenancy.context.run(scope, fn)
+        throw callLoop(scope, `Calls between plugins are nested more than ${DEEPEST} deep`, plugin)
+      try {
+        if (!tree.begin())
+          throw callLoop(scope, `One call caused more than ${MOST_CAUSED} others`, plugin)
+        // Refuses if another tenant is active: services that were kept do not carry its caller over.
+        return await this.#tenancy.context.run(scope, () => fn({ depth: depth + 1, tree }))
+      } finally {
+        tree.end()
+      }
     }
     return Object.freeze({
       log: this.#logger(scope, plugin.name, plugin.version),
@@ -302,11 +338,11 @@ export class PluginHost<S extends PluginServices = PluginServices> {
       tenant,
       plugins: Object.freeze({
         call: <R>(name: string, action: string, input?: unknown) =>
-          inScope(() => this.#call(scope, name, action, input, depth + 1) as Promise<R>),
+          inScope((inner) => this.#call(scope, name, action, input, inner) as Promise<R>),
       }),
       events: Object.freeze({
         emit: (event: string, payload?: unknown) =>
-          inScope(() => this.#emit(scope, event, payload, depth + 1)),
+          inScope((inner) => this.#emit(scope, event, payload, inner)),
       }),
     }) as unknown as S
   }
@@ -320,6 +356,16 @@ export class PluginHost<S extends PluginServices = PluginServices> {
       ...(requestId === undefined ? {} : { requestId }),
     })
   }
+}
+
+function callLoop(
+  { tenant }: TenantScope,
+  what: string,
+  plugin: { readonly name: string },
+): TenancyError {
+  return new TenancyError('ERR_TENANCY_PLUGIN_CALL_LOOP', `${what}, in plugin ${plugin.name}.`, {
+    tenantId: tenant.id,
+  })
 }
 
 const NO_VARIABLES: Readonly<Record<string, string>> = Object.freeze({})

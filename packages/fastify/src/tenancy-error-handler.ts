@@ -12,11 +12,12 @@ export type TenancyErrorHandler = (
   error: unknown,
   request: FastifyRequest,
   reply: FastifyReply,
-) => void
+) => Promise<never> | undefined
 
 /**
  * Makes the error handler that answers every TenancyError with a problem document (RFC 9457), whose content is safe to show to strangers; the whole error goes to
- * `request.log`. Everything else is sent on untouched, to the error handler that was set before. The plugin sets it; call it yourself where you set your own.
+ * `request.log`. Everything else is sent on untouched, to the error handler that was set before. The plugin sets it; call it yourself where you set your own, and
+ * return what it returns: a thrown value that is no Error is passed on by a rejection.
  *
  * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID`.
  */
@@ -25,8 +26,15 @@ export function tenancyErrorHandler(options: TenancyErrorHandlerOptions = {}): T
   return function tenancyErrorHandler(error, request, reply) {
     const document = problemDocument(error, request.id, resolved)
     if (document === undefined) {
-      reply.send(error)
-      return
+      if (error instanceof Error) {
+        reply.send(error)
+        return undefined
+      }
+      // Sent, it would be an ordinary payload to Fastify: a guard that throws an object would be answered 200. Rejected with, it stays an error.
+      const rejection = Promise.reject<never>(error)
+      // Where nobody takes it, it must not end the process.
+      rejection.catch(() => {})
+      return rejection
     }
     const level = document.status >= 500 ? 'error' : 'info'
     request.log[level]({ err: error, req: request, res: reply }, document.code)
@@ -38,5 +46,6 @@ export function tenancyErrorHandler(options: TenancyErrorHandlerOptions = {}): T
       // A 404 may be stored without being asked to (RFC 9110, 15.1), and then outlives the creation of the tenant.
       .header('cache-control', 'no-store')
       .send(Buffer.from(JSON.stringify(document)))
+    return undefined
   }
 }

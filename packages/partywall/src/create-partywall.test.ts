@@ -299,7 +299,44 @@ describe('the start', () => {
   })
 })
 
+describe('what one tenant cannot do to the others', () => {
+  test('take the schema that all share', async () => {
+    const wall = await boot({ database: { url: db.url, sharedSchemas: ['common'] } })
+    await expect(wall.tenants.create({ id: 'common' })).rejects.toMatchObject({
+      code: 'ERR_TENANCY_PHYSICAL_NAME_CONFLICT',
+    })
+    expect(await wall.tenants.get('common')).toBeUndefined()
+    const { rows } = await db.query("select 1 from pg_namespace where nspname = 'common'")
+    expect(rows).toEqual([])
+  })
+
+  test('destroy the database object of a plugin, or of the wall', async () => {
+    const wall = await boot()
+    await expect(wall.run('acme', () => wall.db.destroy())).rejects.toMatchObject({
+      code: 'ERR_TENANCY_CONTEXT_LOCKED',
+    })
+    expect(await listOf(wall, 'globex')).toEqual([{ id: 0, text: canary('globex', 'seed') }])
+    expect(
+      await wall.run('globex', () => wall.db.selectFrom('notes').select('id').execute()),
+    ).toEqual([{ id: 0 }])
+  })
+})
+
 describe('wall.tenants', () => {
+  test('a tenant of the configuration whose first start failed is created by the next one, with the record as it is then', async () => {
+    const broken = {
+      id: 'umbra',
+      domains: ['z.example', 'a.example'],
+      seed: () => Promise.reject(new Error('half way')),
+    }
+    await expect(boot({ tenants: [broken] })).rejects.toThrow('half way')
+    const wall = await boot({
+      tenants: [{ id: 'umbra', name: 'Umbra', domains: ['z.example', 'a.example'] }],
+    })
+    expect(await wall.tenants.get('umbra')).toMatchObject({ status: 'active', name: 'Umbra' })
+    expect(await listOf(wall, 'umbra')).toEqual([{ id: 0, text: canary('umbra', 'seed') }])
+  })
+
   test('create tells its steps in order, and refuses a tenant that is ready', async () => {
     const wall = await boot()
     const steps: string[] = []

@@ -362,10 +362,8 @@ export class TenantScheduler {
 
   #defined(name: string): string {
     if (typeof name === 'string' && this.#handlers.has(name)) return name
-    // Jobs of plugins are called as `plugin.job`.
     const names = [...this.#handlers.keys()]
-    const meant =
-      names.find((known) => known.endsWith(`.${name}`)) ?? nearestName(String(name), names)
+    const meant = typeof name === 'string' ? meantJob(name, names) : undefined
     throw new TenancyError(
       'ERR_TENANCY_JOB_UNKNOWN',
       `No job ${describe(name)} is defined.${meant === undefined ? '' : ` Did you mean "${meant}"?`}`,
@@ -388,6 +386,12 @@ export function createTenantScheduler(
   options: TenantSchedulerOptions,
 ): TenantScheduler {
   return new TenantScheduler(tenancy, options)
+}
+
+function meantJob(name: string, names: readonly string[]): string | undefined {
+  // Jobs of plugins are called as `plugin.job`.
+  const suffix = `.${name}`
+  return names.find((known) => known.endsWith(suffix)) ?? nearestName(name, names)
 }
 
 function eventOf({ tenantId, id, name, scheduleId, attempt }: DriverJob): JobEvent {

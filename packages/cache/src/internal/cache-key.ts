@@ -17,6 +17,22 @@ export function assertCacheKey(key: unknown): string {
   return key
 }
 
+/** In bytes. Matching takes time in proportion to it, and it is often made of what somebody typed. */
+export const MAX_PATTERN_BYTES = 1_024
+
+/**
+ * Returns a pattern for keys.
+ *
+ * @throws {TenancyError} `ERR_TENANCY_CACHE_KEY_INVALID`.
+ */
+export function assertCachePattern(pattern: unknown): string {
+  const checked = assertCacheKey(pattern)
+  const length = Buffer.byteLength(checked)
+  if (length > MAX_PATTERN_BYTES)
+    throw invalid(`A pattern of ${length} bytes is too long; ${MAX_PATTERN_BYTES} are allowed.`)
+  return checked
+}
+
 function invalid(message: string): TenancyError {
   return new TenancyError('ERR_TENANCY_CACHE_KEY_INVALID', message)
 }

@@ -20,7 +20,10 @@ import type {
 export interface MemoryDriverOptions {
   /** Jobs at one time, of all tenants. @defaultValue `10` */
   readonly concurrency?: number | undefined
-  /** Jobs at one time of one tenant. @defaultValue `'unlimited'`, that is up to `concurrency` */
+  /**
+   * Jobs at one time of one tenant; `'unlimited'` is up to `concurrency`. Below it, jobs of one tenant that hang leave room for the others.
+   * @defaultValue half of `concurrency`, at least 1
+   */
   readonly concurrencyPerTenant?: number | 'unlimited' | undefined
   /** Unfinished jobs of one tenant, and schedules of one tenant; more are refused. @defaultValue `100_000` */
   readonly maxJobsPerTenant?: number | undefined
@@ -36,7 +39,7 @@ type ResolvedOptions = Readonly<{
 
 const DEFAULTS: ResolvedOptions = {
   concurrency: 10,
-  concurrencyPerTenant: Number.MAX_SAFE_INTEGER,
+  concurrencyPerTenant: Number.MAX_SAFE_INTEGER, // `'unlimited'`; the default depends on `concurrency`
   maxJobsPerTenant: 100_000,
   maxFailedPerTenant: 100,
   holdRecheckMs: 5_000,
@@ -126,6 +129,7 @@ export class MemorySchedulerDriver implements SchedulerDriver {
       alarm: undefined,
       nextRunAt: undefined,
       lastRunAt: undefined,
+      lastTick: 0,
       pending: undefined,
     }
     lane.schedules.set(schedule.id, put)
@@ -327,8 +331,12 @@ export class MemorySchedulerDriver implements SchedulerDriver {
     // One at a time: a tick that finds the one before it unfinished is skipped.
     if (schedule.pending !== undefined) return
     const { id, name, data, attempts, backoffMs } = schedule.input
+    // The time it was due, or later: a clock that stands still or was set back must not give two jobs one id.
+    let tick = Math.max(due, schedule.lastTick + 1)
+    while (lane.jobs.has(`${id}/${tick}`)) tick++
+    schedule.lastTick = tick
     const job = lane.add(
-      { id: `${id}/${due}`, name, data, attempts, backoffMs, delayMs: 0, details: {} },
+      { id: `${id}/${tick}`, name, data, attempts, backoffMs, delayMs: 0, details: {} },
       schedule,
       due,
     )
@@ -361,6 +369,8 @@ function resolveOptions(options: MemoryDriverOptions): ResolvedOptions {
       )
     resolved[name] = value as number
   }
+  if (options.concurrencyPerTenant === undefined)
+    resolved.concurrencyPerTenant = Math.max(1, Math.floor(resolved.concurrency / 2))
   return Object.freeze(resolved)
 }
 

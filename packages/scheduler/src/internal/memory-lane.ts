@@ -22,6 +22,8 @@ export interface MemorySchedule {
   alarm: Alarm | undefined
   nextRunAt: number | undefined
   lastRunAt: number | undefined
+  /** What the id of the last tick's job ends with. */
+  lastTick: number
   /** The unfinished job of the last tick that made one. */
   pending: MemoryJob | undefined
 }
