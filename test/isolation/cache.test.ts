@@ -70,6 +70,29 @@ const drivers: [string, () => TenantCache][] = [
   ['redis', () => createTenantCache(tenancy, { driver: redisDriver(redis) })],
 ]
 
+describe.each(drivers)('the time that one tenant’s pattern takes, in %s', (_name, open) => {
+  test('is bounded: long patterns are refused, and the longest allowed one keeps nobody waiting', async () => {
+    const cache = open()
+    for (const id of ['acme', 'globex'])
+      await inTenant(id, async () => {
+        for (let n = 0; n < 5; n++) await cache.set(`${'a'.repeat(60_000)}${n}`, id)
+        await cache.set('aab', id)
+      })
+    await inTenant('acme', async () => {
+      for (const pattern of [`*${'a'.repeat(30_000)}b`, `*${'é'.repeat(512)}`])
+        await expect(cache.keys(pattern)).rejects.toMatchObject({
+          code: 'ERR_TENANCY_CACHE_KEY_INVALID',
+        })
+    })
+    const started = performance.now()
+    const hostile = inTenant('acme', () => cache.keys(`*${'a?'.repeat(510)}b`))
+    const other = inTenant('globex', () => cache.keys('*b'))
+    expect(await hostile).toEqual([])
+    expect(await other).toEqual(['aab'])
+    expect(performance.now() - started).toBeLessThan(2_000)
+  })
+})
+
 describe('K1 distinct (tenant, key) have distinct wire keys', () => {
   const hostile = [':', '!', '%', '{', '}', '\0', '*', '[', 'a', 'b', 'é', '::', 'acme:', 'a-b:']
 

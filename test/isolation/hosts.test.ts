@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import type { RequestListener } from 'node:http'
 import { setImmediate as immediate, setTimeout as sleep } from 'node:timers/promises'
 import { createTenancy, header, memoryTenantStore, type Tenancy } from '@partywall/core'
 import { TenantPool } from '@partywall/postgres'
@@ -11,6 +12,7 @@ import {
   type HostOptions,
   problem,
   RawClient,
+  type Route,
   type RunningHost,
   send,
 } from './http-hosts.ts'
@@ -286,6 +288,62 @@ describe.each(HOSTS)('context on $name', (host) => {
       expect(finished.map(({ own, seen }) => [own, seen])).toEqual(
         finished.map(({ own }) => [own, own]),
       )
+    })
+
+    test('C3 with pipelined requests of two tenancies on one socket', async () => {
+      const tenancies = [1, 2].map(() =>
+        createTenancy({
+          store: memoryTenantStore(TENANTS.map((id) => ({ id }))),
+          resolve: [header('X-Tenant-ID')],
+          authorize: () => true,
+        }),
+      ) as [Tenancy, Tenancy]
+      const active = (): string =>
+        tenancies.map(({ context }) => context.current()?.tenant.id ?? context.mode()).join(' ')
+      const seen: string[] = []
+      const route =
+        (kind: string): Route['handle'] =>
+        async ({ req, res, tenantId }) => {
+          const own = `${kind} ${tenantId ?? 'none'}`
+          res.on('finish', () => seen.push(`${own}: ${active()}`))
+          await sleep(Number(req.headers['x-wait']))
+          res.end(own)
+          return undefined
+        }
+      await using first = await host.start(tenancies[0], {
+        routes: {
+          '/': { handle: route('first') },
+          '/central': { mode: 'central', handle: route('central') },
+        },
+      })
+      await using second = await host.start(tenancies[1], {
+        routes: { '/second': { mode: 'optional', handle: route('second') } },
+      })
+      // Both behind one server, as two walls in one process.
+      const one = first.server.listeners('request')[0] as RequestListener
+      const two = second.server.listeners('request')[0] as RequestListener
+      first.server.removeListener('request', one)
+      first.server.on('request', (req, res) => (req.url === '/second' ? two : one)(req, res))
+      using client = await RawClient.open(first.port)
+      const order = [
+        ['acme', '/'],
+        [undefined, '/second'],
+        ['globex', '/second'],
+        [undefined, '/central'],
+        [undefined, '/second'],
+      ] as const
+      client.write(
+        order.map(([who, path], n) => line(who, path, `X-Wait: ${n % 3 === 0 ? 50 : 1}`)).join(''),
+      )
+      await eventually(() => seen.length === order.length)
+      expect(seen).toEqual([
+        'first acme: acme none',
+        'second none: none none',
+        'second globex: none globex',
+        'central none: none none',
+        'second none: none none',
+      ])
+      for (const tenancy of tenancies) await tenancy.close()
     })
 
     test('C3 callbacks of writes run as whoever wrote, with pipelined requests of two tenants', async () => {

@@ -42,6 +42,38 @@ function setUp(ids: readonly string[], concurrency = 20) {
 }
 
 describe('jobs of several tenants', () => {
+  it.each([10, 3])(
+    'jobs of one tenant that never end leave room for another, of %d places',
+    async (places) => {
+      const { tenancy, scheduler } = setUp(['acme', 'globex'], places)
+      const ran: string[] = []
+      const end = Promise.withResolvers<void>()
+      scheduler.define('hang', () => end.promise)
+      scheduler.define('note', () => void ran.push(tenancy.require().tenant.id))
+      await scheduler.start()
+      for (let n = 0; n < 12; n++)
+        await tenancy.run('acme', () => scheduler.enqueue('hang', 'acme', { id: `job-${n}` }))
+      await tenancy.run('globex', () => scheduler.enqueue('note', 'globex', { id: 'job-0' }))
+      await eventually(() => expect(ran).toEqual(['globex']))
+      await tenancy.run('acme', async () => {
+        expect(await scheduler.listJobs({ state: 'active' })).toHaveLength(Math.floor(places / 2))
+      })
+      end.resolve()
+    },
+  )
+
+  it('asks for a job by a name of any length, or by what is no name, without delay', async () => {
+    const { tenancy, scheduler } = setUp(['acme', 'globex'])
+    for (let n = 0; n < 20; n++) scheduler.define(`orders.report-${n}`, () => {})
+    const started = performance.now()
+    for (const id of ['acme', 'globex'])
+      for (const name of ['x'.repeat(3_000_000), { toString: 1 }, null])
+        await expect(
+          tenancy.run(id, () => scheduler.enqueue(name as string)),
+        ).rejects.toMatchObject({ code: 'ERR_TENANCY_JOB_UNKNOWN' })
+    expect(performance.now() - started).toBeLessThan(1_500)
+  })
+
   it('J1 the payload cannot choose the tenant, and a job without one never runs as the default', async () => {
     const { store, tenancy, scheduler, deliver } = setUp(['acme', 'globex', 'public'])
     const ran: string[] = []

@@ -167,6 +167,11 @@ export const ERRORS = {
     retryable: false,
     hint: "Create the tenant's schema first; provisioning does it.",
   },
+  ERR_TENANCY_SCHEMA_REFERENCED: {
+    status: 409,
+    retryable: false,
+    hint: 'Drop what the message names, or make it independent of the schema, then repeat the call.',
+  },
   ERR_TENANCY_SCOPE_FAILED: {
     status: 500,
     retryable: false,

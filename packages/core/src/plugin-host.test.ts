@@ -298,12 +298,107 @@ describe('events', () => {
         events: { 'ping:sent': (_payload, { events }) => (calls++, events.emit('pong:sent')) },
       },
     ])
-    await tenancy.run('acme', () => host.emit('ping:sent'))
+    expect(await codeOf(tenancy.run('acme', () => host.emit('ping:sent')))).toBe(
+      'ERR_TENANCY_PLUGIN_CALL_LOOP',
+    )
     expect(calls).toBeGreaterThan(10)
     expect(calls).toBeLessThan(100)
     expect(await codeOf(tenancy.run('acme', () => host.call('ping', 'loop')))).toBe(
       'ERR_TENANCY_PLUGIN_CALL_LOOP',
     )
+  })
+})
+
+describe('loops', () => {
+  it('of two plugins that repeat one event end at once, tell the caller, and are no failure of a subscriber', async () => {
+    let calls = 0
+    const repeating = (name: string): PluginInput => ({
+      name,
+      version: '1.0.0',
+      events: {
+        'order:updated': async (_payload, { events }) => {
+          if (calls++ < 100_000) await events.emit('order:updated')
+        },
+      },
+    })
+    const { tenancy, host, logs } = setUp([repeating('a'), repeating('b')])
+    for (const id of ['acme', 'globex']) {
+      calls = 0
+      expect(await codeOf(tenancy.run(id, () => host.emit('order:updated')))).toBe(
+        'ERR_TENANCY_PLUGIN_CALL_LOOP',
+      )
+      expect(calls).toBeLessThan(100)
+    }
+    expect(logs).toEqual([])
+  })
+
+  it('of plugins that swallow every error end too', async () => {
+    let calls = 0
+    const repeating = (name: string): PluginInput => ({
+      name,
+      version: '1.0.0',
+      events: {
+        'order:updated': async (_payload, { events }) => {
+          if (calls++ < 100_000) await events.emit('order:updated').catch(() => {})
+        },
+      },
+    })
+    const { tenancy, host } = setUp([repeating('a'), repeating('b')])
+    for (const id of ['acme', 'globex']) {
+      calls = 0
+      await tenancy.run(id, () => host.emit('order:updated'))
+      // Each of the two deliveries of the first event may cause 10,000 events, each delivered twice.
+      expect(calls).toBeLessThan(41_000)
+    }
+  })
+
+  it('of calls that go on widely but not deep end too', async () => {
+    let calls = 0
+    const { tenancy, host } = setUp([
+      {
+        name: 'wide',
+        version: '1.0.0',
+        actions: {
+          fan: async (level, { plugins }) => {
+            if (calls++ > 100_000 || level === 0) return
+            for (let n = 0; n < 10; n++) await plugins.call('wide', 'fan', (level as number) - 1)
+          },
+        },
+      },
+    ])
+    for (const id of ['acme', 'globex']) {
+      calls = 0
+      const fan = (level: number) => tenancy.run(id, () => host.call('wide', 'fan', level))
+      expect(await codeOf(fan(12))).toBe('ERR_TENANCY_PLUGIN_CALL_LOOP')
+      expect(calls).toBeLessThan(10_100)
+      await fan(3)
+    }
+  })
+
+  it('are not seen where a job makes many calls, or kept services make many over time', async () => {
+    let kept: PluginServices | undefined
+    let done = 0
+    const { tenancy, host } = setUp([
+      {
+        name: 'bulk',
+        version: '1.0.0',
+        actions: {
+          one: () => ++done,
+          keep: (_input, services) => void (kept = services),
+          nested: (_input, { plugins }) => plugins.call('bulk', 'keep'),
+          all: async (_input, { plugins }) => {
+            await Promise.all(Array.from({ length: 11_000 }, () => plugins.call('bulk', 'one')))
+          },
+        },
+      },
+    ])
+    for (const id of ['acme', 'globex']) {
+      done = 0
+      await tenancy.run(id, () => host.call('bulk', 'all'))
+      await tenancy.run(id, () => host.call('bulk', 'nested'))
+      for (let n = 0; n < 11_000; n++) await kept?.plugins.call('bulk', 'one')
+      expect([done, kept?.tenant.id]).toEqual([22_000, id])
+    }
   })
 })
 

@@ -31,7 +31,7 @@ export function tenancyErrorHandler(options: TenancyErrorHandlerOptions = {}): T
         return undefined
       }
       // Sent, it would be an ordinary payload to Fastify: a guard that throws an object would be answered 200. Rejected with, it stays an error.
-      const rejection = Promise.reject<never>(error)
+      const rejection = Promise.reject(error)
       // Where nobody takes it, it must not end the process.
       rejection.catch(() => {})
       return rejection

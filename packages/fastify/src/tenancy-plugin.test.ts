@@ -138,13 +138,100 @@ describe('tenancyPlugin', () => {
     })
   })
 
+  describe('what is thrown and is no Error', () => {
+    const thrown: Readonly<Record<string, unknown>> = {
+      nothing: undefined,
+      null: null,
+      text: 'not allowed',
+      empty: '',
+      number: 42,
+      object: { error: 'not allowed' },
+      status: { code: 'NO', statusCode: 403 },
+      text200: { status: 200 },
+      error: new Error('mine'),
+    }
+
+    /** The same application with the plugin, or without. */
+    async function answers(
+      how: 'bare' | 'plugin' | 'own handler returns ours',
+      handler?: 'app',
+    ): Promise<unknown[]> {
+      const app = Fastify()
+      const seen: unknown[] = []
+      if (handler === 'app')
+        app.setErrorHandler((error, _request, reply) => {
+          seen.push(error)
+          return reply.code(418).send({ own: true })
+        })
+      await app.register(async (scope) => {
+        if (how !== 'bare')
+          await scope.register(tenancyPlugin, {
+            tenancy: makeTenancy(),
+            errorHandler: how === 'plugin' ? {} : 'none',
+          })
+        if (how === 'own handler returns ours') {
+          const ours = tenancyErrorHandler()
+          scope.setErrorHandler((error, request, reply) => ours(error, request, reply))
+        }
+        scope.addHook('onError', async (_request, _reply, error) => void seen.push(error))
+        for (const [name, value] of Object.entries(thrown)) {
+          scope.get(`/async/${name}`, async () => {
+            throw value
+          })
+          scope.get(`/sync/${name}`, () => {
+            throw value
+          })
+          const guard = async (): Promise<void> => {
+            throw value
+          }
+          scope.get(`/guard/${name}`, { preHandler: guard }, async () => 'secret')
+        }
+      })
+      const all: unknown[] = []
+      for (const kind of ['async', 'sync', 'guard'])
+        for (const name of Object.keys(thrown))
+          for (const id of ['acme', 'globex']) {
+            const url = `/${kind}/${name}`
+            const { statusCode, headers, body } = await app.inject({
+              url,
+              headers: { 'x-tenant-id': id },
+            })
+            all.push({
+              url,
+              id,
+              statusCode,
+              type: headers['content-type'],
+              body,
+              seen: seen.splice(0),
+            })
+          }
+      await app.close()
+      return all
+    }
+
+    test.each([
+      ['plugin', undefined],
+      ['plugin', 'app'],
+      ['own handler returns ours', undefined],
+      ['own handler returns ours', 'app'],
+    ] as const)(
+      'is answered as without the plugin: %s, error handler of the application: %s',
+      async (how, handler) => {
+        const bare = await answers('bare', handler)
+        expect(bare).toHaveLength(54)
+        for (const answer of bare) expect(answer).not.toMatchObject({ statusCode: 200 })
+        expect(await answers(how, handler)).toEqual(bare)
+      },
+    )
+  })
+
   test("with errorHandler 'none' the application calls it where it wants", async () => {
     const app = Fastify()
     await app.register(tenancyPlugin, { tenancy: makeTenancy(), errorHandler: 'none' })
     const ours = tenancyErrorHandler({ typeBase: 'https://docs.example/#' })
     app.setErrorHandler((error, request, reply) => {
-      if (TenancyError.is(error)) ours(error, request, reply)
-      else reply.code(418).send({ own: true })
+      if (TenancyError.is(error)) return ours(error, request, reply)
+      return reply.code(418).send({ own: true })
     })
     app.get('/', () => {
       throw new Error('mine')

@@ -37,7 +37,7 @@ export async function fleetOverview(
      from pg_catalog.pg_namespace n
      join pg_catalog.pg_description d on d.objoid = n.oid and d.classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass and d.objsubid = 0
      left join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relkind in ('r', 'p', 'm')
-     where pg_catalog.starts_with(d.description, $1) and d.description ~ '^[a-z ]+[ ][a-z0-9-]+$'
+     where pg_catalog.starts_with(d.description, $1) and pg_catalog.substr(d.description, pg_catalog.length($1::text) + 1) ~ '^[a-z0-9-]+$'
      group by 1, 2 order by 1, 2`,
     [MARK_PREFIX],
   )

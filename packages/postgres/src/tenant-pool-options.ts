@@ -1,5 +1,6 @@
 import { TenancyError } from '@partywall/core'
 import type pg from 'pg'
+import type { TenantRoleMode } from './internal/tenant-prefix.ts'
 import { assertSchemaName } from './search-path.ts'
 
 /** Options of a `TenantPool`: everything that `pg.Pool` takes, and these. */
@@ -9,6 +10,11 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
    * @defaultValue `['public']`
    */
   readonly sharedSchemas?: readonly string[] | undefined
+  /**
+   * `'per-tenant'`: each statement also runs as the tenant's own database role, set in the same round trip, so that the server refuses a qualified name of another tenant (42501). The pool logs in as a gate
+   * role that has no privileges itself, see `createGateRole` and `createTenantRole`; `central` needs another user. Recommended in production. @defaultValue `'none'`
+   */
+  readonly role?: TenantRoleMode | undefined
   /**
    * How many statements each connection keeps prepared, by tenant and text, without being asked: those that come more than once, the least recently used go first. Each costs the server 8 to 12 KiB a
    * connection. `'off'`: none, for a pooler in between that does not keep them. @defaultValue `256`
@@ -23,6 +29,7 @@ export interface ResolvedTenantPoolOptions {
   readonly central: pg.PoolConfig
   readonly sharedSchemas: readonly string[]
   readonly preparedStatements: number | 'off'
+  readonly role: TenantRoleMode
 }
 
 /**
@@ -33,7 +40,13 @@ export interface ResolvedTenantPoolOptions {
 export function resolveTenantPoolOptions(
   options: TenantPoolOptions = {},
 ): ResolvedTenantPoolOptions {
-  const { sharedSchemas = ['public'], preparedStatements = 256, central = {}, ...pool } = options
+  const {
+    sharedSchemas = ['public'],
+    preparedStatements = 256,
+    role = 'none',
+    central = {},
+    ...pool
+  } = options
   if (!Array.isArray(sharedSchemas))
     throw new TenancyError(
       'ERR_TENANCY_OPTION_INVALID',
@@ -46,6 +59,11 @@ export function resolveTenantPoolOptions(
     throw new TenancyError(
       'ERR_TENANCY_OPTION_INVALID',
       `preparedStatements must be a whole number of at least 1, or 'off', got ${String(preparedStatements)}.`,
+    )
+  if (role !== 'none' && role !== 'per-tenant')
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      `role must be 'none' or 'per-tenant', got ${String(role)}.`,
     )
   if ('Client' in pool)
     throw new TenancyError('ERR_TENANCY_OPTION_INVALID', 'A TenantPool brings its own Client.')
@@ -64,5 +82,6 @@ export function resolveTenantPoolOptions(
     central: { ...pool, max: 2, onConnect: undefined, ...central },
     sharedSchemas: sharedSchemas.map(assertSchemaName),
     preparedStatements,
+    role,
   }
 }

@@ -40,7 +40,8 @@ export class TenantPool extends pg.Pool {
    * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID`.
    */
   constructor(tenancy: Tenancy, options: TenantPoolOptions = {}) {
-    const { pool, central, sharedSchemas, preparedStatements } = resolveTenantPoolOptions(options)
+    const { pool, central, sharedSchemas, preparedStatements, role } =
+      resolveTenantPoolOptions(options)
     const outside = <T>(fn: () => T): T => tenancy.context.outside(fn)
     class Client extends TenantClient {
       constructor(config?: string | pg.ClientConfig) {
@@ -57,7 +58,7 @@ export class TenantPool extends pg.Pool {
       // The types of pg do not know that a Client of one's own is waited for.
     } as unknown as pg.PoolConfig)
     this.#tenancy = tenancy
-    this.#prefixes = new TenantPrefixes(sharedSchemas)
+    this.#prefixes = new TenantPrefixes(sharedSchemas, role)
     this.#madeIn = tenancy.current()?.tenant.id
     this.#centralOptions = central
     this.sharedSchemas = Object.freeze([...sharedSchemas])

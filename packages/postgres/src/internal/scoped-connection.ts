@@ -31,8 +31,15 @@ const CLEANED = new Set<string | symbol>([
   'readyForQuery',
 ])
 
-/** SQLSTATEs of a scope that failed and left the session as it was: no such schema, no privilege on it, cancelled or timed out, locked. */
-const HARMLESS: ReadonlySet<string> = new Set(['3F000', REFUSED.privilege, '57014', '55P03'])
+/** SQLSTATEs of a scope that failed and left the session as it was: no such schema, no privilege on it, no such role, not a member of it, cancelled or timed out, locked. */
+const HARMLESS: ReadonlySet<string> = new Set([
+  '3F000',
+  REFUSED.privilege,
+  '22023',
+  '42501',
+  '57014',
+  '55P03',
+])
 
 /** More than one statement, or one that a semicolon makes look like more. The extended protocol takes one. */
 const MANY_STATEMENTS = /;\s*\S/
@@ -457,10 +464,11 @@ export class ScopedConnection extends PgConnectionBase {
     if (!this.#synced) super.sync()
   }
 
-  /** The server says which path it set. A statement of the scope's name that somebody else prepared would say something else, and then nothing of this session can be believed. */
+  /** The server says which path and role it set. A statement of the scope's name that somebody else prepared would say something else, and then nothing of this session can be believed. */
   #verify({ fields }: BackendMessage): void {
-    const { statement, path } = this.#scope ?? {}
-    if (statement === undefined || String(fields?.[statement.pathColumn]) === path) return
+    if (this.#scope === undefined) return
+    const { statement, set } = this.#scope
+    if (set.every((value, index) => String(fields?.[statement.column + index]) === value)) return
     // At once: the rows behind it stand in the same packet.
     super.emit(
       'errorMessage',

@@ -1,4 +1,4 @@
-import { TenancyError, type Tenant } from '@partywall/core'
+import { physicalName, TenancyError, type Tenant } from '@partywall/core'
 import { assertNotShared, quoteIdentifier, schemaOf, searchPathOf } from '../search-path.ts'
 import { bindMessage, executeMessage, parseMessage } from './frontend-messages.ts'
 
@@ -32,39 +32,55 @@ const RAISE_TEMPORARY =
 /** A statement that enters a tenant, prepared on each connection before its first use. */
 export interface ScopeStatement {
   readonly name: string
-  /** Which column of its answer is the path that was set. */
-  readonly pathColumn: number
+  /** The first column of its answer that says what was set. */
+  readonly column: number
   /** Prepares it, in the extended protocol. */
   readonly parse: Buffer
   /** Prepares it, in the simple protocol. */
   readonly prepare: string
 }
 
-function scopeStatement(name: string, pathColumn: number, sql: string): ScopeStatement {
-  return { name, pathColumn, parse: parseMessage(name, sql), prepare: `prepare ${name} as ${sql}` }
+interface ScopeStatements {
+  readonly next: ScopeStatement
+  readonly first: ScopeStatement
+  readonly firstAgain: ScopeStatement
 }
 
-const NEXT = scopeStatement('__partywall_next', 0, `select ${ENTER}`)
-/** Raises if the session has ever had temporary objects. Almost none has, and then this costs one call. */
-const FIRST = scopeStatement(
-  '__partywall_first',
-  1,
-  `select ${BASE_PATH_IS_EMPTY}, ${ENTER}, case when ${HAS_TEMPORARY_SCHEMA} then ${RAISE_TEMPORARY} end`,
-)
-/** Raises if the session has temporary objects now. Asks pg_depend, because pg_class has no index by schema. */
-const FIRST_AGAIN = scopeStatement(
-  '__partywall_first_again',
-  1,
-  `select ${BASE_PATH_IS_EMPTY}, ${ENTER}, case when ${HAS_TEMPORARY_SCHEMA} and exists (
+/** @param enter - the columns that enter, of which the first ones say what was set. */
+function scopeStatements(suffix: string, enter: string): ScopeStatements {
+  const statement = (use: string, column: number, columns: string): ScopeStatement => {
+    const name = `__partywall_${use}${suffix}`
+    const sql = `select ${columns}`
+    return { name, column, parse: parseMessage(name, sql), prepare: `prepare ${name} as ${sql}` }
+  }
+  return {
+    next: statement('next', 0, enter),
+    // Raises if the session has ever had temporary objects. Almost none has, and then this costs one call.
+    first: statement(
+      'first',
+      1,
+      `${BASE_PATH_IS_EMPTY}, ${enter}, case when ${HAS_TEMPORARY_SCHEMA} then ${RAISE_TEMPORARY} end`,
+    ),
+    // Raises if the session has temporary objects now. Asks pg_depend, because pg_class has no index by schema.
+    firstAgain: statement(
+      'first_again',
+      1,
+      `${BASE_PATH_IS_EMPTY}, ${enter}, case when ${HAS_TEMPORARY_SCHEMA} and exists (
     select from pg_catalog.pg_depend where refclassid operator(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass
       and refobjid operator(pg_catalog.=) pg_catalog.pg_my_temp_schema()) then ${RAISE_TEMPORARY} end`,
-)
+    ),
+  }
+}
+
+const BY_PATH = scopeStatements('', ENTER)
+/** The role comes first: whether the schema may be used is then asked of it. */
+const BY_ROLE = scopeStatements('_role', `pg_catalog.set_config('role', $3, true), ${ENTER}`)
 
 /** One way to enter one tenant, for both protocols. */
 export interface Prefix {
   readonly statement: ScopeStatement
-  /** What the server must answer for the path. */
-  readonly path: string
+  /** What the server must say that it set, from the column on that the statement names. */
+  readonly set: readonly string[]
   readonly bytes: Buffer
   readonly sql: string
 }
@@ -79,14 +95,20 @@ export interface TenantPrefix {
   readonly next: Prefix
 }
 
+/** Whether each tenant has a database role of its own that its statements run as. */
+export type TenantRoleMode = 'none' | 'per-tenant'
+
 /** Makes the bytes that enter a tenant, and keeps them: they are the same for every statement of the tenant. */
 export class TenantPrefixes {
   readonly #sharedSchemas: readonly string[]
   // A tenant is immutable; a changed one is another object, and the old one is collected with its bytes.
   readonly #bytes = new WeakMap<Tenant, TenantPrefix>()
 
-  constructor(sharedSchemas: readonly string[]) {
+  readonly #role: TenantRoleMode
+
+  constructor(sharedSchemas: readonly string[], role: TenantRoleMode) {
     this.#sharedSchemas = sharedSchemas
+    this.#role = role
   }
 
   /** @throws {TenancyError} `ERR_TENANCY_ISOLATION_UNSUPPORTED` if the tenant's record asks for another strategy, `ERR_TENANCY_PHYSICAL_NAME_CONFLICT` if its schema is a shared one. */
@@ -103,17 +125,20 @@ export class TenantPrefixes {
     assertNotShared(tenant, this.#sharedSchemas)
     const path = searchPathOf(tenant, this.#sharedSchemas)
     const schema = quoteIdentifier(schemaOf(tenant))
+    const role = this.#role === 'per-tenant' ? [physicalName('role', tenant.id)] : []
+    const parameters = [path, schema, ...role]
     const prefix = (statement: ScopeStatement): Prefix => ({
       statement,
-      path,
-      bytes: Buffer.concat([bindMessage(statement.name, [path, schema]), executeMessage()]),
-      // Schema names hold neither quotes nor backslashes, see assertSchemaName.
-      sql: `execute ${statement.name}('${path}', '${schema}')`,
+      set: [...role, path],
+      bytes: Buffer.concat([bindMessage(statement.name, parameters), executeMessage()]),
+      // Names of schemas and roles hold neither quotes nor backslashes, see assertSchemaName.
+      sql: `execute ${statement.name}(${parameters.map((parameter) => `'${parameter}'`).join(', ')})`,
     })
+    const { first, firstAgain, next } = role.length === 0 ? BY_PATH : BY_ROLE
     const bytes: TenantPrefix = {
-      first: prefix(FIRST),
-      firstAgain: prefix(FIRST_AGAIN),
-      next: prefix(NEXT),
+      first: prefix(first),
+      firstAgain: prefix(firstAgain),
+      next: prefix(next),
     }
     this.#bytes.set(tenant, bytes)
     return bytes

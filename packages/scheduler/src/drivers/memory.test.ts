@@ -105,6 +105,35 @@ describe('memory driver under a clock of ours', () => {
     await tenancy.close()
   })
 
+  it('gives each tick’s job an id of its own while the clock stands still, and keeps its books', async () => {
+    const { tenancy, scheduler, each } = setUp({ maxJobsPerTenant: 2, maxFailedPerTenant: 100 })
+    tenancy.on('job:failed', () => {})
+    scheduler.define('fail', () => {
+      throw new Error('x')
+    })
+    await scheduler.start()
+    const clock = vi.spyOn(Date, 'now').mockReturnValue(Date.parse('2026-03-28T12:00:00Z'))
+    await each(() => scheduler.schedule('tick', { everyMs: 1_000 }, 'fail'))
+    await vi.advanceTimersByTimeAsync(20_500)
+    // Declared anew, it begins where the failed ones already are.
+    await each(() => scheduler.remove('tick'))
+    await each(() => scheduler.schedule('tick', { everyMs: 1_000 }, 'fail'))
+    await vi.advanceTimersByTimeAsync(10_500)
+    clock.mockRestore()
+    await each(async () => {
+      const jobs = await scheduler.listJobs()
+      expect(jobs).toHaveLength(30)
+      expect(new Set(jobs.map(({ id }) => id)).size).toBe(30)
+      await scheduler.remove('tick')
+      const later = { delayMs: HOUR }
+      for (let n = 0; n < 2; n++) await scheduler.enqueue('note', null, later)
+      await expect(scheduler.enqueue('note', null, later)).rejects.toMatchObject({
+        code: 'ERR_TENANCY_JOB_QUEUE_FULL',
+      })
+    })
+    await tenancy.close()
+  })
+
   it('keeps the distance of everyMs and delayMs when the clock is set', async () => {
     const { tenancy, scheduler, ran, each } = setUp()
     await scheduler.start()
