@@ -104,7 +104,7 @@ async function main(): Promise<number> {
     ...crossings.map(({ attempt, answer, held }) => [attempt, answer, held ? 'held' : 'CROSSED']),
   ])
   console.log(
-    `  ${styleText('dim', 'Not stopped yet: SQL that is written to leave (globex.orders, or a search_path set in the same text or transaction). A pool with role: 'per-tenant' does.')}`,
+    `  ${styleText('dim', 'Not stopped yet: SQL that is written to leave (globex.orders, or a search_path set in the same text or transaction). A pool with a role for each tenant does.')}`,
   )
 
   heading(

@@ -27,7 +27,7 @@ export async function readCatalogue(
   const path = `${quoteIdentifier(name)}, pg_temp`
   const results = (await database.query(`
     select pg_catalog.set_config('partywall.path', pg_catalog.current_setting('search_path'), true), pg_catalog.set_config('search_path', '${path}', true);
-    ${FACTS.replaceAll('$schema', `'${name}'`)};
+    ${FACTS.replaceAll('$schema', () => `'${name}'`)};
     select pg_catalog.set_config('search_path', pg_catalog.current_setting('partywall.path'), true)`)) as unknown as QueryResult[]
   const facts = (results[1]?.rows ?? []) as CatalogueFact[]
   const own = facts.find(({ kind }) => kind === 'schema')
@@ -86,8 +86,14 @@ const grants = (acl: string, owner: string): string => `(
       'right', x.privilege_type, 'grantable', x.is_grantable) as g
     from pg_catalog.aclexplode(${acl}) x) as every_grant)`
 
-const notOfExtension = (classname: string, oid: string): string =>
-  `not exists (select from pg_catalog.pg_depend e where e.classid = 'pg_catalog.${classname}'::pg_catalog.regclass and e.objid = ${oid} and e.deptype = 'e')`
+// What the schema holds at first hand is looked up by pg_depend: of the catalogues, only that one has an index by schema, and they are large where tenants are many.
+const members = (classname: string): string =>
+  `(select m.objid from member m where m.classid = 'pg_catalog.${classname}'::pg_catalog.regclass)`
+
+// Names that the schema shares with pg_catalog, which is searched first.
+const shadowed = (classname: string, name: string, namespace: string): string =>
+  `select o.${name} as name from pg_catalog.${classname} o where o.oid in ${members(classname)}
+   and exists (select from pg_catalog.${classname} s where s.${name} = o.${name} and s.${namespace} = 'pg_catalog'::pg_catalog.regnamespace)`
 
 const build = (members: Readonly<Record<string, string>>): string =>
   `pg_catalog.jsonb_build_object(${Object.entries(members)
@@ -100,22 +106,27 @@ const wrap = (sql: string): string => `pg_catalog.jsonb_build_object('sql', ${sq
 const collation = (oid: string): string =>
   `(select ${wrap('pg_catalog.quote_ident(k.collname)')} from pg_catalog.pg_collation k where k.oid = ${oid})`
 
-const relations = `select c.* from pg_catalog.pg_class c join own on c.relnamespace = own.oid where ${notOfExtension('pg_class', 'c.oid')}`
-
 const FACTS = `
 with own as materialized (select n.oid, n.nspowner, n.nspacl from pg_catalog.pg_namespace n where n.nspname = $schema),
-relation as materialized (${relations})
+member as materialized (
+  select d.classid, d.objid from own join pg_catalog.pg_depend d on d.refobjid = own.oid
+  where d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass and d.deptype = 'n'
+    and not exists (select from pg_catalog.pg_depend e where e.classid = d.classid and e.objid = d.objid and e.deptype = 'e')
+), relation as materialized (
+  select c.* from pg_catalog.pg_class c where c.oid in (
+    select m.objid from member m where m.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+    union all select t.typrelid from pg_catalog.pg_type t where t.oid in ${members('pg_type')})
+)
 select 'schema' as kind, '' as name, ${build({
   mark: "pg_catalog.obj_description(own.oid, 'pg_namespace')",
-  shadowed: `(
-    select pg_catalog.jsonb_agg(distinct o.name) from (
-      select relname::pg_catalog.text as name, relnamespace as namespace from pg_catalog.pg_class
-      union select typname, typnamespace from pg_catalog.pg_type
-      union select proname, pronamespace from pg_catalog.pg_proc
-      union select oprname, oprnamespace from pg_catalog.pg_operator
-      union select collname, collnamespace from pg_catalog.pg_collation
-      union select opcname, opcnamespace from pg_catalog.pg_opclass
-    ) o where o.namespace in (own.oid, 'pg_catalog'::pg_catalog.regnamespace) group by () having false)`,
+  shadowed: `(select pg_catalog.jsonb_agg(distinct o.name) from (${[
+    shadowed('pg_class', 'relname', 'relnamespace'),
+    shadowed('pg_type', 'typname', 'typnamespace'),
+    shadowed('pg_proc', 'proname', 'pronamespace'),
+    shadowed('pg_operator', 'oprname', 'oprnamespace'),
+    shadowed('pg_collation', 'collname', 'collnamespace'),
+    shadowed('pg_opclass', 'opcname', 'opcnamespace'),
+  ].join(' union ')}) o)`,
 })} as facts from own
 union all
 select 'schema grants', '', ${grants("coalesce(own.nspacl, pg_catalog.acldefault('n', own.nspowner))", 'own.nspowner')} from own
@@ -181,9 +192,9 @@ select 'constraint', coalesce(r.relname, t.typname) || '.' || k.conname, ${build
   local: 'k.conislocal',
   noInherit: 'k.connoinherit',
 })}
-from pg_catalog.pg_constraint k join own on k.connamespace = own.oid
+from pg_catalog.pg_constraint k
 left join pg_catalog.pg_class r on r.oid = k.conrelid left join pg_catalog.pg_type t on t.oid = k.contypid
-where ${notOfExtension('pg_constraint', 'k.oid')}
+where k.conrelid in (select o.oid from relation o) or k.contypid in ${members('pg_type')}
 union all
 select 'index', r.relname || '.' || x.relname, ${build({
   definition: wrap('pg_catalog.pg_get_indexdef(x.oid, 0, true)'),
@@ -198,7 +209,7 @@ select 'statistics', s.stxname, ${build({
   kinds: 's.stxkind',
   columns: wrap('pg_catalog.pg_get_statisticsobjdef_columns(s.oid)'),
 })}
-from pg_catalog.pg_statistic_ext s join own on s.stxnamespace = own.oid
+from pg_catalog.pg_statistic_ext s where s.oid in ${members('pg_statistic_ext')}
 union all
 select 'trigger', r.relname || '.' || g.tgname, ${build({
   definition: wrap('pg_catalog.pg_get_triggerdef(g.oid, true)'),
@@ -241,7 +252,7 @@ select 'function', f.proname || '(' || pg_catalog.pg_get_function_identity_argum
     grants: grants("coalesce(f.proacl, pg_catalog.acldefault('f', f.proowner))", 'f.proowner'),
   },
 )}
-from pg_catalog.pg_proc f join own on f.pronamespace = own.oid where ${notOfExtension('pg_proc', 'f.oid')}
+from pg_catalog.pg_proc f where f.oid in ${members('pg_proc')}
 union all
 select 'type', t.typname, ${build({
   typtype: 't.typtype',
@@ -255,14 +266,11 @@ select 'type', t.typname, ${build({
   range: `(select ${wrap("pg_catalog.format_type(g.rngsubtype, null) || ' ' || g.rngcanonical || ' ' || g.rngsubdiff")} from pg_catalog.pg_range g where g.rngtypid = t.oid)`,
   grants: grants("coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner))", 't.typowner'),
 })}
-from pg_catalog.pg_type t join own on t.typnamespace = own.oid left join pg_catalog.pg_class k on k.oid = t.typrelid
-where (k.oid is null or k.relkind = 'c') and t.typcategory <> 'A' and ${notOfExtension('pg_type', 't.oid')}
+from pg_catalog.pg_type t where t.oid in ${members('pg_type')}
 union all
 select 'extension', x.extname, pg_catalog.to_jsonb(x.extversion) from pg_catalog.pg_extension x join own on x.extnamespace = own.oid
 union all
 select 'other', i.type, ${wrap('pg_catalog.pg_describe_object(d.classid, d.objid, 0)')}
-from own join pg_catalog.pg_depend d on d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass and d.refobjid = own.oid and d.deptype = 'n'
-cross join lateral pg_catalog.pg_identify_object(d.classid, d.objid, 0) i
+from member d cross join lateral pg_catalog.pg_identify_object(d.classid, d.objid, 0) i
 where d.classid not in ('pg_catalog.pg_class'::pg_catalog.regclass, 'pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_type'::pg_catalog.regclass,
-    'pg_catalog.pg_extension'::pg_catalog.regclass, 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass)
-  and not exists (select from pg_catalog.pg_depend e where e.classid = d.classid and e.objid = d.objid and e.deptype = 'e')`
+    'pg_catalog.pg_extension'::pg_catalog.regclass, 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass)`
