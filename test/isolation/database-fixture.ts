@@ -65,7 +65,13 @@ export async function createTenantDatabase(
     tenancy,
     destroyed,
     openPool(options = {}) {
-      const pool = new TenantPool(tenancy, { connectionString: db.url, max: 1, ...options })
+      const pool = new TenantPool(tenancy, {
+        connectionString: db.url,
+        max: 1,
+        // The whole pool, so that a test can fill it from one tenant.
+        maxPerTenant: options?.max ?? 1,
+        ...options,
+      })
       pools.push(pool)
       return pool
     },

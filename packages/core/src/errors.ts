@@ -142,6 +142,11 @@ export const ERRORS = {
     retryable: false,
     hint: "Pin a version of the plugin in the tenant's release, or register one version only.",
   },
+  ERR_TENANCY_POOL_EXHAUSTED: {
+    status: 503,
+    retryable: true,
+    hint: 'The tenant has all the connections that it may have. Try again later, or raise maxPerTenant or max.',
+  },
   ERR_TENANCY_REDIS_COMMAND_REFUSED: {
     status: 500,
     retryable: false,

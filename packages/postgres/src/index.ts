@@ -14,6 +14,15 @@ export {
   migrateTenant,
 } from './migrations.ts'
 export { PostgresTenantStore, postgresTenantStore } from './postgres-tenant-store.ts'
+export { type DropTenantSchemaOptions, dropTenantSchema } from './schema-drop.ts'
+export { fingerprintSchema } from './schema-fingerprint.ts'
+export {
+  type FleetOverviewOptions,
+  fleetOverview,
+  type TenantSchemaSummary,
+} from './schema-fleet.ts'
+export { createSchemaFromSql, type SchemaFromSqlOptions } from './schema-from-sql.ts'
+export { renameTenantSchema } from './schema-rename.ts'
 export { assertNotShared, schemaOf, searchPathOf } from './search-path.ts'
 export {
   assertNoShadowedTables,

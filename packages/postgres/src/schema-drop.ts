@@ -94,7 +94,7 @@ class SchemaRemoval {
     return this.#dropped
   }
 
-  /** The schema, after every check, or `undefined` if there is none. */
+  /** The schema, after every check and before any lock on a table, or `undefined` if there is none. */
   find(): Promise<string | undefined> {
     return withTransaction(this.#central, async (client) => {
       const oid = await this.#enter(client)

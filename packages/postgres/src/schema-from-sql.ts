@@ -7,7 +7,7 @@ import {
   schemaLockSql,
   schemaMark,
 } from './internal/schema-mark.ts'
-import { quoteIdentifier, searchPathOf } from './search-path.ts'
+import { assertNotShared, quoteIdentifier, searchPathOf } from './search-path.ts'
 
 export interface SchemaFromSqlOptions {
   /** Schemas behind the tenant's own in the path that the text runs under; the same as those of the pool. @defaultValue `['public']` */
@@ -22,7 +22,7 @@ export interface SchemaFromSqlOptions {
  * itself: `COMMIT` and `ROLLBACK` are refused by the server.
  *
  * @param central - a pool outside of every tenant, `pool.central`, whose user may create schemas.
- * @throws {TenancyError} `ERR_TENANCY_PHYSICAL_NAME_CONFLICT` if a schema of that name exists and is not the tenant's, or if it is `public`. Errors of the text are the server's own.
+ * @throws {TenancyError} `ERR_TENANCY_PHYSICAL_NAME_CONFLICT` if a schema of that name exists and is not the tenant's, or if it is `public` or shared. Errors of the text are the server's own.
  */
 export async function createSchemaFromSql(
   central: pg.Pool,
@@ -31,6 +31,7 @@ export async function createSchemaFromSql(
   { sharedSchemas = ['public'] }: SchemaFromSqlOptions = {},
 ): Promise<boolean> {
   const schema = ownSchemaOf(tenant)
+  assertNotShared(tenant, sharedSchemas)
   const name = quoteIdentifier(schema)
   // In EXECUTE, because a COMMIT in plain text would end the path with the transaction, and what stands behind it would be created in `public`. It costs next to nothing.
   const template = `begin execute ${pg.escapeLiteral(sql)}; end`

@@ -1,7 +1,7 @@
 import { TenancyError, type Tenant } from '@partywall/core'
 import pg from 'pg'
 import { isSubmittable, type PgClientState } from './internal/pg-internals.ts'
-import { ScopedConnection } from './internal/scoped-connection.ts'
+import { type ConnectionLimits, ScopedConnection } from './internal/scoped-connection.ts'
 import type { TenantPrefix } from './internal/tenant-prefix.ts'
 
 /**
@@ -15,12 +15,12 @@ export class TenantClient extends pg.Client {
 
   /**
    * @param outside - opens sockets outside of every tenant.
-   * @param names - statements with names of their own on one connection.
+   * @param limits - what one connection may gather.
    */
   constructor(
     config?: string | pg.ClientConfig,
     outside: <T>(fn: () => T) => T = (fn) => fn(),
-    names: number | 'off' = 'off',
+    limits: ConnectionLimits = {},
   ) {
     super(config)
     const state = this.#state
@@ -34,7 +34,7 @@ export class TenantClient extends pg.Client {
         keepAlive: connection._keepAlive,
         keepAliveInitialDelayMillis: connection._keepAliveInitialDelayMillis,
       },
-      names,
+      limits,
     )
     state.connection = this.#connection
     // Without a listener, a connection that breaks while it is checked out would end the process.
@@ -92,6 +92,11 @@ export class TenantClient extends pg.Client {
       this.#settingUp = false
       this.#connection.takeBack()
     }
+  }
+
+  /** @internal Whether the connection has served as many tenants as it may. */
+  get spent(): boolean {
+    return this.#connection.spent
   }
 
   /** @internal Whether every statement that was sent has been answered to its end. */

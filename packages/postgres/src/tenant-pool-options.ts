@@ -10,6 +10,15 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
    * @defaultValue `['public']`
    */
   readonly sharedSchemas?: readonly string[] | undefined
+  /** Connections that one tenant has at a time; its further callers wait for one of its own. @defaultValue one less than `max`, and at least 1: something is always left for the others */
+  readonly maxPerTenant?: number | undefined
+  /** How long a caller waits for a connection, in milliseconds, before `ERR_TENANCY_POOL_EXHAUSTED`. @defaultValue `'never'`: no limit */
+  readonly checkoutTimeoutMs?: number | 'never' | undefined
+  /**
+   * Tenants that one connection serves before it is replaced: the memory of a server process grows with every tenant whose tables it has touched, by about 0.2 MB for twelve tables, and does not shrink.
+   * @defaultValue `500`
+   */
+  readonly maxTenantsPerConnection?: number | undefined
   /**
    * `'per-tenant'`: each statement also runs as the tenant's own database role, set in the same round trip, so that the server refuses a qualified name of another tenant (42501). The pool logs in as a gate
    * role that has no privileges itself, see `createGateRole` and `createTenantRole`; `central` needs another user. Recommended in production. @defaultValue `'none'`
@@ -30,6 +39,9 @@ export interface ResolvedTenantPoolOptions {
   readonly sharedSchemas: readonly string[]
   readonly preparedStatements: number | 'off'
   readonly role: TenantRoleMode
+  readonly maxPerTenant: number
+  readonly checkoutTimeoutMs: number | 'never'
+  readonly maxTenantsPerConnection: number
 }
 
 /**
@@ -44,6 +56,9 @@ export function resolveTenantPoolOptions(
     sharedSchemas = ['public'],
     preparedStatements = 256,
     role = 'none',
+    maxPerTenant = Math.max(1, (options.max ?? 10) - 1),
+    checkoutTimeoutMs = 'never',
+    maxTenantsPerConnection = 500,
     central = {},
     ...pool
   } = options
@@ -52,14 +67,7 @@ export function resolveTenantPoolOptions(
       'ERR_TENANCY_OPTION_INVALID',
       'sharedSchemas must be a list of schema names.',
     )
-  if (
-    preparedStatements !== 'off' &&
-    !(Number.isSafeInteger(preparedStatements) && preparedStatements > 0)
-  )
-    throw new TenancyError(
-      'ERR_TENANCY_OPTION_INVALID',
-      `preparedStatements must be a whole number of at least 1, or 'off', got ${String(preparedStatements)}.`,
-    )
+  if (preparedStatements !== 'off') atLeastOne('preparedStatements', preparedStatements)
   if (role !== 'none' && role !== 'per-tenant')
     throw new TenancyError(
       'ERR_TENANCY_OPTION_INVALID',
@@ -83,5 +91,17 @@ export function resolveTenantPoolOptions(
     sharedSchemas: sharedSchemas.map(assertSchemaName),
     preparedStatements,
     role,
+    maxPerTenant: atLeastOne('maxPerTenant', maxPerTenant),
+    checkoutTimeoutMs:
+      checkoutTimeoutMs === 'never' ? 'never' : atLeastOne('checkoutTimeoutMs', checkoutTimeoutMs),
+    maxTenantsPerConnection: atLeastOne('maxTenantsPerConnection', maxTenantsPerConnection),
   }
+}
+
+function atLeastOne(option: string, value: unknown): number {
+  if (typeof value === 'number' && Number.isSafeInteger(value) && value > 0) return value
+  throw new TenancyError(
+    'ERR_TENANCY_OPTION_INVALID',
+    `${option} must be a whole number of at least 1, got ${String(value)}.`,
+  )
 }

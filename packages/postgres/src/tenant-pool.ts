@@ -4,9 +4,12 @@ import pg from 'pg'
 import { createClientHandle } from './internal/client-handle.ts'
 import { isSubmittable } from './internal/pg-internals.ts'
 import { type TenantPrefix, TenantPrefixes } from './internal/tenant-prefix.ts'
+import { TenantTurns } from './internal/tenant-turns.ts'
 import { TenantClient } from './tenant-client.ts'
 import { resolveTenantPoolOptions, type TenantPoolOptions } from './tenant-pool-options.ts'
 
+/** Takes a connection for a tenant. */
+type Connect = (tenantId: string, callback: ConnectCallback) => void
 type Callback = (error: Error | undefined | null, result?: unknown) => void
 type ConnectCallback = (
   error: Error | undefined,
@@ -32,6 +35,8 @@ export class TenantPool extends pg.Pool {
   #central: pg.Pool | undefined
   #destroyed = 0
   readonly #waiting = new Set<ConnectCallback>()
+  readonly #turns: TenantTurns
+  readonly #checkoutTimeoutMs: number | 'never'
   readonly #madeIn: string | undefined
   /** The schemas that stand behind the tenant's own in its search_path. */
   readonly sharedSchemas: readonly string[]
@@ -40,12 +45,12 @@ export class TenantPool extends pg.Pool {
    * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID`.
    */
   constructor(tenancy: Tenancy, options: TenantPoolOptions = {}) {
-    const { pool, central, sharedSchemas, preparedStatements, role } =
-      resolveTenantPoolOptions(options)
+    const resolved = resolveTenantPoolOptions(options)
+    const { pool, central, sharedSchemas, role } = resolved
     const outside = <T>(fn: () => T): T => tenancy.context.outside(fn)
     class Client extends TenantClient {
       constructor(config?: string | pg.ClientConfig) {
-        super(config, outside, preparedStatements)
+        super(config, outside, resolved)
       }
     }
     const { onConnect } = pool as { onConnect?: (client: pg.ClientBase) => unknown }
@@ -59,13 +64,15 @@ export class TenantPool extends pg.Pool {
     } as unknown as pg.PoolConfig)
     this.#tenancy = tenancy
     this.#prefixes = new TenantPrefixes(sharedSchemas, role)
+    this.#turns = new TenantTurns(resolved.maxPerTenant)
+    this.#checkoutTimeoutMs = resolved.checkoutTimeoutMs
     this.#madeIn = tenancy.current()?.tenant.id
     this.#centralOptions = central
     this.sharedSchemas = Object.freeze([...sharedSchemas])
     // An idle connection that breaks is replaced; without a listener it would end the process.
     this.on('error', () => undefined)
     const checkOut = super.connect.bind(this) as (callback: ConnectCallback) => void
-    const connect = (callback: ConnectCallback): void => this.#wait(checkOut, callback)
+    const connect: Connect = (tenantId, callback) => this.#wait(checkOut, tenantId, callback)
     const query = super.query.bind(this) as (...args: unknown[]) => unknown
     this.connect = ((callback?: ConnectCallback) =>
       this.#connect(connect, callback)) as typeof this.connect
@@ -166,16 +173,37 @@ export class TenantPool extends pg.Pool {
     }
   }
 
-  /** Waits for a connection. pg forgets whoever waits when the pool ends; here they are told. */
-  #wait(checkOut: (callback: ConnectCallback) => void, callback: ConnectCallback): void {
+  /** Waits for the tenant's turn and for a connection. pg forgets whoever waits when the pool ends; here they are told. */
+  #wait(
+    checkOut: (callback: ConnectCallback) => void,
+    tenantId: string,
+    callback: ConnectCallback,
+  ): void {
     this.#waiting.add(callback)
-    checkOut((error, client, done) => {
-      if (this.#waiting.delete(callback)) callback(error, client, done)
-      else if (client !== undefined) done()
-    })
+    let timer: NodeJS.Timeout | undefined
+    const start = (): void =>
+      checkOut((error, client, done) => {
+        clearTimeout(timer)
+        const leave = (reason?: Error | boolean): void => {
+          // With some errors, pg gives nothing back to give back.
+          done?.(reason)
+          this.#turns.leave(tenantId)
+        }
+        if (!this.#waiting.delete(callback)) return leave()
+        if (client === undefined) leave()
+        callback(error, client, leave)
+      })
+    const giveUp = this.#turns.enter(tenantId, start)
+    if (this.#checkoutTimeoutMs === 'never' || !this.#waiting.has(callback)) return
+    timer = setTimeout(() => {
+      if (!this.#waiting.delete(callback)) return
+      giveUp()
+      callback(poolExhausted(tenantId, this.#checkoutTimeoutMs), undefined, () => undefined)
+    }, this.#checkoutTimeoutMs)
+    timer.unref()
   }
 
-  #connect(connect: (callback: ConnectCallback) => void, given?: ConnectCallback): unknown {
+  #connect(connect: Connect, given?: ConnectCallback): unknown {
     if (given !== undefined) {
       const callback = AsyncResource.bind(given)
       const opened = this.#open()
@@ -193,12 +221,8 @@ export class TenantPool extends pg.Pool {
     })
   }
 
-  #checkOut(
-    connect: (callback: ConnectCallback) => void,
-    { scope, prefix }: Opened,
-    callback: ConnectCallback,
-  ): void {
-    connect((error, lent, done) => {
+  #checkOut(connect: Connect, { scope, prefix }: Opened, callback: ConnectCallback): void {
+    connect(scope.tenant.id, (error, lent, done) => {
       if (lent === undefined) return callback(error, undefined, done)
       const client = lent as unknown as TenantClient
       client.lend(scope.tenant, prefix)
@@ -212,7 +236,7 @@ export class TenantPool extends pg.Pool {
     })
   }
 
-  #query(connect: (callback: ConnectCallback) => void, args: unknown[]): unknown {
+  #query(connect: Connect, args: unknown[]): unknown {
     // By position, as pg.Pool reads them: an absent callback may be there as undefined.
     const [config, second, third] = args
     const given = (typeof second === 'function' ? second : third) as Callback | undefined
@@ -234,7 +258,7 @@ export class TenantPool extends pg.Pool {
 
   /** One statement on a connection of its own. Unlike pg.Pool, an error of the server alone does not cost the connection. */
   #runOnce(
-    connect: (callback: ConnectCallback) => void,
+    connect: Connect,
     { scope, prefix }: Opened,
     config: unknown,
     values: unknown,
@@ -264,7 +288,7 @@ export class TenantPool extends pg.Pool {
         callback(error as Error)
       }
     })
-    connect(send)
+    connect(scope.tenant.id, send)
   }
 
   #giveBack(
@@ -279,7 +303,7 @@ export class TenantPool extends pg.Pool {
         this.#destroyed++
         this.#tenancy.events.emit('connection:destroyed', { tenant, reason: residue })
       }
-      done(reason || (residue === undefined ? undefined : true))
+      done(reason || residue !== undefined || client.spent || undefined)
     }
     // The error of a statement arrives ahead of the end of its answer.
     if (!reason && client.settling) client.whenSettled(finish)
@@ -328,6 +352,14 @@ export class TenantPool extends pg.Pool {
     for (const callback of waiting) callback(poolEnded(), undefined, () => undefined)
     await Promise.all([super.end(), this.#central?.end()])
   }
+}
+
+function poolExhausted(tenantId: string, timeoutMs: number | 'never'): TenancyError {
+  return new TenancyError(
+    'ERR_TENANCY_POOL_EXHAUSTED',
+    `No connection was free for tenant ${tenantId} within ${timeoutMs} ms.`,
+    { tenantId },
+  )
 }
 
 function poolEnded(): TenancyError {

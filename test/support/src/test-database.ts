@@ -34,7 +34,7 @@ export async function createTestDatabase(): Promise<TestDatabase> {
   let disposed: Promise<void> | undefined
   const dispose = async (): Promise<void> => {
     await pool.end()
-    await asAdministrator(server, `drop database if exists ${name} with (force)`)
+    await drop(server, name)
   }
   return {
     name,
@@ -49,6 +49,28 @@ async function asAdministrator(url: string, sql: string): Promise<void> {
   await client.connect()
   try {
     await client.query(sql)
+  } finally {
+    await client.end()
+  }
+}
+
+/**
+ * Drops a database once nobody is connected any more, after a second also under those who are. A pool of pg has ended when it has said goodbye, before its connections are closed; cut off in
+ * between, one of them would report an error that nobody listens for.
+ */
+async function drop(server: string, name: string): Promise<void> {
+  const client = new Client({ connectionString: server })
+  await client.connect()
+  try {
+    for (let attempt = 0; attempt < 50; attempt++) {
+      const { rowCount } = await client.query(
+        'select from pg_stat_activity where datname = $1 limit 1',
+        [name],
+      )
+      if (rowCount === 0) break
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
+    await client.query(`drop database if exists ${name} with (force)`)
   } finally {
     await client.end()
   }

@@ -66,4 +66,9 @@ with recursive reached (classid, objid, objsubid) as (
 )
 select distinct i.type || ' ' || i.identity as name
 from abroad a cross join lateral pg_catalog.pg_identify_object(a.classid, a.objid, a.objsubid) i
-where i.identity is not null order by 1`
+where i.identity is not null
+  -- Row types and array types go without saying.
+  and not exists (
+    select from pg_catalog.pg_type t left join pg_catalog.pg_type e on e.oid = t.typelem
+    where a.classid = 'pg_catalog.pg_type'::pg_catalog.regclass and t.oid = a.objid and (t.typrelid <> 0 or e.typarray = t.oid))
+order by 1`

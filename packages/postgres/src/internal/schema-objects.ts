@@ -14,6 +14,8 @@ const TOP_LEVEL = `
   d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass and d.refobjid = $1::pg_catalog.oid and d.deptype = 'n'
   and not exists (
     select from pg_catalog.pg_depend e where e.classid = d.classid and e.objid = d.objid
+      -- A partitioned table is a part of its own columns.
+      and (e.refclassid, e.refobjid) <> (e.classid, e.objid)
       and (e.deptype in ('e', 'i') or e.deptype = 'a' and i.type = 'sequence'))`
 
 /**
@@ -85,7 +87,7 @@ export async function planDrop(
 ): Promise<DropPlan> {
   const { rows } = await client.query<{ type: string; identity: string; lockable: boolean }>(
     `select i.type, i.identity, coalesce(c.relkind in ('r', 'p'), false) as lockable
-     from pg_catalog.unnest($2::pg_catalog.oid[], $3::pg_catalog.oid[]) with ordinality b (classid, objid, position)
+     from unnest($2::pg_catalog.oid[], $3::pg_catalog.oid[]) with ordinality b (classid, objid, position)
      join pg_catalog.pg_depend d on d.classid = b.classid and d.objid = b.objid
      cross join lateral pg_catalog.pg_identify_object(d.classid, d.objid, 0) i
      left join pg_catalog.pg_class c on c.oid = d.objid and d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass

@@ -47,6 +47,13 @@ const MANY_STATEMENTS = /;\s*\S/
 /** COPY that reads from the client, which hangs in the extended protocol: the Sync is swallowed. A text that only looks like it is sent the simple way, too. */
 const COPY_FROM_CLIENT = /\bcopy\b[\s\S]*\bfrom\b[\s\S]*\bstdin\b/i
 
+/** What one connection may gather. */
+export interface ConnectionLimits {
+  /** Statements with names of their own. */
+  readonly preparedStatements?: number | 'off'
+  readonly maxTenantsPerConnection?: number
+}
+
 /** For whom a connection works: nobody (`refuse`), the pool's own set-up, or one tenant. */
 type Mode = 'refuse' | 'setup' | 'scoped'
 
@@ -106,10 +113,19 @@ export class ScopedConnection extends PgConnectionBase {
   readonly #names: StatementNames | undefined
   #named: NamedStatement | undefined
 
-  /** @param names - how many statements get names of their own; `'off'` for none. */
-  constructor(config: PgConnectionConfig, names: number | 'off' = 'off') {
+  readonly #maxTenants: number
+  readonly #tenants = new Set<string>()
+
+  constructor(
+    config: PgConnectionConfig,
+    {
+      preparedStatements = 'off',
+      maxTenantsPerConnection = Number.POSITIVE_INFINITY,
+    }: ConnectionLimits = {},
+  ) {
     super(config)
-    this.#names = names === 'off' ? undefined : new StatementNames(names)
+    this.#names = preparedStatements === 'off' ? undefined : new StatementNames(preparedStatements)
+    this.#maxTenants = maxTenantsPerConnection
     const die = (): void => {
       this.#dead = true
     }
@@ -123,6 +139,12 @@ export class ScopedConnection extends PgConnectionBase {
     this.#fresh = true
     this.#tenantId = tenantId
     this.#prefix = prefix
+    this.#tenants.add(tenantId)
+  }
+
+  /** Whether it has served as many tenants as it may: the server remembers something of each, and forgets nothing. */
+  get spent(): boolean {
+    return this.#tenants.size >= this.#maxTenants
   }
 
   /** Lets the pool's own set-up talk, without a tenant, while the connection belongs to nobody. */
