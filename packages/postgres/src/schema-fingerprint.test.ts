@@ -142,6 +142,7 @@ const MUTATIONS: readonly (readonly [what: string, sql: string])[] = [
   ['a detached partition', 'alter table event detach partition event_2026'],
   ['a statistics object', 'drop statistics item_both'],
   ['an unlogged table', 'alter table note set unlogged'],
+  ['a column option', 'alter table item alter column price set (n_distinct = 5)'],
   ['a storage parameter', 'alter table event_2026 set (fillfactor = 70)'],
   ['a replica identity', 'alter table item replica identity full'],
   ['an operator', 'create operator === (leftarg = int, rightarg = int, function = int4eq)'],

@@ -43,6 +43,9 @@ export async function createSchemaFromSql(
     `do ${pg.escapeLiteral(template)}`,
   ].join(';\n')
   const client = await central.connect()
+  // A checked-out client has no other listener, and one that is being closed has none either: a server that ends the connection must not end the process.
+  const ignore = (): void => undefined
+  client.on('error', ignore)
   let clean = false
   try {
     await client.query(text)
@@ -57,6 +60,7 @@ export async function createSchemaFromSql(
     if (found.mark !== schemaMark(tenant.id)) throw notTheTenants(schema, tenant)
     return false
   } finally {
+    if (clean) client.off('error', ignore)
     // Output of pg_dump begins with `set_config('search_path', '', false)`: the next user of such a connection would find no table.
     client.release(!clean)
   }

@@ -164,7 +164,9 @@ select 'relation', r.relname, ${build({
       collation: `case when a.attcollation <> t.typcollation then ${collation('a.attcollation')} end`,
       storage: 'nullif(a.attstorage, t.typstorage)',
       compression: 'a.attcompression',
-      options: 'a.attoptions',
+      // By name: some builds keep a stamp of their own here (pg_attver in a 15.20), which no two tables share.
+      options: `(select pg_catalog.array_agg(o order by o collate "C") from pg_catalog.unnest(a.attoptions) o where o like 'n_distinct%')`,
+      foreignOptions: 'a.attfdwoptions',
       grants: grants('a.attacl', 'r.relowner'),
     })} order by a.attnum)
     from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid

@@ -6,18 +6,25 @@ export interface NamedStatement {
   known: boolean
 }
 
+interface Entry extends NamedStatement {
+  readonly tenantId: string
+  usedAt: number
+}
+
 /**
- * Names statements by themselves, so that the server parses and plans them once: one name for each pair of tenant and text, kept in an LRU.
+ * Names statements by themselves, so that the server parses and plans them once: one name for each pair of tenant and text, the least recently used given up first.
  *
  * A name that tenants shared would be planned anew at every switch, and would break (0A000) while a rollout has tenants on two releases. A text gets its name when it comes for the second time: a
  * statement that is never repeated would only push out those that are.
  */
 export class StatementNames {
-  // Maps keep the order of insertion; the first is the one that was not used for longest.
-  readonly #named = new Map<string, NamedStatement>()
-  readonly #seen = new Set<string>()
+  // By tenant, then by text: the hash of a text is kept by the text, that of a joined key would be worked out at every look-up.
+  readonly #tenants = new Map<string, Map<string, Entry | 'seen'>>()
+  readonly #named = new Set<Entry>()
   readonly #max: number
+  #seen = 0
   #next = 0
+  #clock = 0
 
   /** @param max - names on one connection; each costs the server 8 to 12 KiB. */
   constructor(max: number) {
@@ -30,41 +37,53 @@ export class StatementNames {
 
   /** The name of a statement, or `undefined` if it has none yet. */
   claim(tenantId: string, text: string): NamedStatement | undefined {
-    // An id holds no blank, so no two pairs meet.
-    const key = `${tenantId} ${text}`
-    const found = this.#named.get(key)
-    if (found !== undefined) {
-      this.#named.delete(key)
-      this.#named.set(key, found)
-      return found
-    }
-    if (!this.#seen.delete(key)) {
-      this.#seen.add(key)
-      if (this.#seen.size > this.#max) this.#seen.delete(first(this.#seen))
+    let texts = this.#tenants.get(tenantId)
+    if (texts === undefined) this.#tenants.set(tenantId, (texts = new Map()))
+    const found = texts.get(text)
+    if (found === undefined) {
+      if (++this.#seen > this.#max) this.#forgetSeen()
+      texts.set(text, 'seen')
+      // It may have been the last of its tenant's.
+      this.#tenants.set(tenantId, texts)
       return undefined
     }
-    const statement = { name: `__partywall_${this.#next++}`, text, known: false }
-    this.#named.set(key, statement)
-    return statement
+    if (found !== 'seen') {
+      found.usedAt = ++this.#clock
+      return found
+    }
+    const name = `__partywall_${this.#next++}`
+    const entry: Entry = { name, text, known: false, tenantId, usedAt: ++this.#clock }
+    this.#seen--
+    texts.set(text, entry)
+    this.#named.add(entry)
+    return entry
   }
 
   /** Takes a statement off the list that has had its turn, if there are too many; its name must be closed at the server. */
   evict(): NamedStatement | undefined {
     if (this.#named.size <= this.#max) return undefined
-    const key = first(this.#named.keys())
-    const statement = this.#named.get(key)
-    this.#named.delete(key)
-    return statement
+    let oldest: Entry | undefined
+    for (const entry of this.#named)
+      if (oldest === undefined || entry.usedAt < oldest.usedAt) oldest = entry
+    if (oldest !== undefined) {
+      this.#named.delete(oldest)
+      this.#tenants.get(oldest.tenantId)?.delete(oldest.text)
+    }
+    return oldest
   }
 
   /** The server has forgotten all of them. */
   clear(): void {
+    this.#tenants.clear()
     this.#named.clear()
-    this.#seen.clear()
+    this.#seen = 0
   }
-}
 
-function first(keys: Iterable<string>): string {
-  for (const key of keys) return key
-  throw new RangeError('There is none.')
+  #forgetSeen(): void {
+    this.#seen = 1
+    for (const [tenantId, texts] of this.#tenants) {
+      for (const [text, entry] of texts) if (entry === 'seen') texts.delete(text)
+      if (texts.size === 0) this.#tenants.delete(tenantId)
+    }
+  }
 }
