@@ -18,7 +18,7 @@ export function assertCacheKey(key: unknown): string {
 }
 
 /** In bytes. Matching takes time in proportion to it, and it is often made of what somebody typed. */
-export const MAX_PATTERN_BYTES = 1_024
+const MAX_PATTERN_BYTES = 1_024
 
 /**
  * Returns a pattern for keys.

@@ -9,7 +9,7 @@ export interface MarkedSchema {
   readonly mark: string | null
 }
 
-/** In front of the tenant's id, in the comment that says whose a schema is. `createTenantSchema` writes the same one. */
+/** In front of the tenant's id, in the comment that says whose a schema is. */
 export const MARK_PREFIX = 'partywall tenant '
 
 /** The comment that says whose a schema is. An id cannot hold a quote. */
@@ -17,7 +17,7 @@ export function schemaMark(tenantId: string): string {
   return `${MARK_PREFIX}${tenantId}`
 }
 
-/** Makes all who create, rename or drop this schema wait for each other until the transaction ends. The key is that of `createTenantSchema`. */
+/** Makes all who create, rename or drop this schema wait for each other until the transaction ends. */
 export function schemaLockSql(schema: string): string {
   return `select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('partywall:schema:${schema}', 0))`
 }

@@ -6,6 +6,9 @@ export async function withTransaction<T>(
   fn: (client: pg.PoolClient) => Promise<T>,
 ): Promise<T> {
   const client = await pool.connect()
+  // A connection that breaks between two statements reports it by an event; the next statement fails anyway.
+  const ignore = (): void => undefined
+  client.on('error', ignore)
   let clean = false
   try {
     await client.query('begin')
@@ -22,6 +25,8 @@ export async function withTransaction<T>(
     )
     throw error
   } finally {
+    // One that is being closed keeps it.
+    if (clean) client.removeListener('error', ignore)
     client.release(!clean)
   }
 }
