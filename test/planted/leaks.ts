@@ -262,8 +262,8 @@ export const plantedLeaks: readonly PlantedLeak[] = [
     edits: [
       {
         file: 'packages/core/src/http-entry.ts',
-        find: '  if (this.listenerCount(args[0]) === 0 || context.current() === scope)',
-        replace: '  if (this.listenerCount(args[0]) >= 0 || context.current() === scope)',
+        find: '  if (there || this.listenerCount(args[0]) === 0) return emit.apply(this, args)',
+        replace: '  if (there || this.listenerCount(args[0]) >= 0) return emit.apply(this, args)',
       },
     ],
   },
@@ -309,6 +309,19 @@ export const plantedLeaks: readonly PlantedLeak[] = [
         find: '        job.tenantId,\n        async (scope) => {',
         replace:
           "        (JSON.parse(job.data ?? 'null') as { tenantId?: string } | null)?.tenantId ?? job.tenantId,\n        async (scope) => {",
+      },
+    ],
+  },
+  {
+    name: 'role-of-the-gate',
+    what: 'the tenant’s role is not set, and the one before stays',
+    row: 'D12',
+    files: ['test/isolation/roles.test.ts'],
+    edits: [
+      {
+        file: PREFIX,
+        find: "pg_catalog.set_config('role', $3, true)",
+        replace: "pg_catalog.set_config('role', $3, false)",
       },
     ],
   },

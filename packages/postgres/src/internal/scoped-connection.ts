@@ -6,17 +6,18 @@ import {
   flushMessage,
   parseMessage,
 } from './frontend-messages.ts'
+import { HeldTransaction, type LocalAnswer } from './held-transaction.ts'
 import {
   type BackendMessage,
   PgConnectionBase,
   type PgConnectionConfig,
   type TransactionStatus,
 } from './pg-internals.ts'
+import { scopeError, taintsSession } from './scope-error.ts'
 import { type CleanerStep, SessionCleaner } from './session-cleaner.ts'
 import { residueOf } from './session-residue.ts'
 import { type NamedStatement, StatementNames } from './statement-names.ts'
 import { type Prefix, REFUSED, type TenantPrefix } from './tenant-prefix.ts'
-import { beginTag, finishTag, isSetTransaction } from './transaction-text.ts'
 
 /** What a cleaner listens to; everything else (notices, parameters, the end of the connection) passes by. */
 const CLEANED = new Set<string | symbol>([
@@ -29,16 +30,6 @@ const CLEANED = new Set<string | symbol>([
   'emptyQuery',
   'errorMessage',
   'readyForQuery',
-])
-
-/** SQLSTATEs of a scope that failed and left the session as it was: no such schema, no privilege on it, no such role, not a member of it, cancelled or timed out, locked. */
-const HARMLESS: ReadonlySet<string> = new Set([
-  '3F000',
-  REFUSED.privilege,
-  '22023',
-  '42501',
-  '57014',
-  '55P03',
 ])
 
 /** More than one statement, or one that a semicolon makes look like more. The extended protocol takes one. */
@@ -74,8 +65,7 @@ export class ScopedConnection extends PgConnectionBase {
   #fresh = false
   /** What the server said last; not what a held BEGIN makes the client believe. */
   #status: TransactionStatus = 'I'
-  /** BEGIN, and SET TRANSACTION behind it, that the server has not seen. */
-  #held: string[] = []
+  readonly #held = new HeldTransaction()
   /** The scope of the open transaction may have ended with a transaction that was chained to it. */
   #rescope = false
   #chained = false
@@ -157,7 +147,7 @@ export class ScopedConnection extends PgConnectionBase {
     this.#mode = 'refuse'
     this.#tenantId = undefined
     this.#prefix = undefined
-    this.#held = []
+    this.#held.take()
   }
 
   /** Why the connection must not go to another tenant, as far as the server's answers tell; `undefined` if nothing speaks against it. */
@@ -337,22 +327,9 @@ export class ScopedConnection extends PgConnectionBase {
   #answerHere(text: string): boolean {
     if (this.#mode !== 'scoped' || this.#status !== 'I' || this.#underWay || this.#dead)
       return false
-    if (this.#held.length === 0) {
-      const tag = beginTag(text)
-      if (tag === undefined) return false
-      this.#held.push(text)
-      this.#reply(tag, 'T')
-      return true
-    }
-    if (isSetTransaction(text)) {
-      this.#held.push(text)
-      this.#reply('SET', 'T')
-      return true
-    }
-    const tag = finishTag(text)
-    if (tag === undefined) return false
-    this.#held = []
-    this.#reply(tag, 'I')
+    const answer = this.#held.answer(text)
+    if (answer === undefined) return false
+    this.#reply(answer)
     return true
   }
 
@@ -368,7 +345,7 @@ export class ScopedConnection extends PgConnectionBase {
     return this.parsedStatements[name] ?? this.submittedNamedStatements?.[name]
   }
 
-  #reply(tag: string, status: TransactionStatus): void {
+  #reply({ tag, status }: LocalAnswer): void {
     process.nextTick(() => {
       // A connection that broke in the meantime has already failed the statement.
       if (this.#dead) return
@@ -447,10 +424,8 @@ export class ScopedConnection extends PgConnectionBase {
   }
 
   #takeHeld(): readonly string[] {
-    const held = this.#held
-    this.#held = []
     this.#rescope = false
-    return held
+    return this.#held.take()
   }
 
   #forgetRecord(): void {
@@ -540,22 +515,8 @@ export class ScopedConnection extends PgConnectionBase {
     this.#forgetRecord()
     // The server is ending the connection: that is not about the scope.
     if (message.severity === 'FATAL') return message
-    // A schema that is not there, a time limit or a cancellation say nothing about the session; everything else does.
-    if (!HARMLESS.has(message.code ?? '')) this.#residue = 'a scope that failed'
-    const options = { cause: message, tenantId: this.#tenantId }
-    return message.code === '3F000'
-      ? new TenancyError(
-          'ERR_TENANCY_SCHEMA_MISSING',
-          `The schema of tenant ${this.#tenantId} does not exist; the statement was not run.`,
-          options,
-        )
-      : new TenancyError(
-          'ERR_TENANCY_SCOPE_FAILED',
-          message.code === REFUSED.privilege
-            ? `The role of the pool has no USAGE on the schema of tenant ${this.#tenantId}; the statement was not run.`
-            : `Tenant ${this.#tenantId} could not be entered; the statement was not run.`,
-          options,
-        )
+    if (taintsSession(message)) this.#residue = 'a scope that failed'
+    return scopeError(message, this.#tenantId)
   }
 
   #shiftPosition(message: BackendMessage): void {

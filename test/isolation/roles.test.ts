@@ -1,9 +1,5 @@
 import { randomBytes } from 'node:crypto'
 import { createTenancy, createTenant, memoryTenantStore, type Tenancy } from '@partywall/core'
-import { canary, createTestDatabase, type TestDatabase } from '@partywall/test-support'
-import pg from 'pg'
-import Cursor from 'pg-cursor'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
   createGateRole,
   createMigration,
@@ -11,7 +7,11 @@ import {
   createTenantSchema,
   migrateTenant,
   TenantPool,
-} from './index.ts'
+} from '@partywall/postgres'
+import { canary, createTestDatabase, type TestDatabase } from '@partywall/test-support'
+import pg from 'pg'
+import Cursor from 'pg-cursor'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 // Roles belong to the whole server, which other test files share.
 const salt = randomBytes(4).toString('hex')
@@ -65,7 +65,7 @@ afterAll(async () => {
   await database[Symbol.asyncDispose]()
 })
 
-describe('role: per-tenant', () => {
+describe('D12 role: per-tenant', () => {
   test('each tenant has its own rows, in every form of a statement, over one connection', async () => {
     for (let n = 0; n < 3; n++)
       for (const id of TENANTS)
@@ -106,7 +106,7 @@ describe('role: per-tenant', () => {
     ['a write into a shared schema', () => "insert into public.rates values ('x')"],
     ['a table in another schema', (other) => `create table "${other}".planted (id int)`],
     ['dropping a table', (other) => `drop table "${other}".item`],
-  ])('the server refuses %s of another tenant', async (_, sql) => {
+  ])('D12 the server refuses %s of another tenant', async (_, sql) => {
     for (const [id, other] of [
       [ACME, GLOBEX],
       [GLOBEX, ACME],
@@ -126,7 +126,7 @@ describe('role: per-tenant', () => {
       expect(await as(id, () => ownersOf('select owner from rates'))).toEqual(['everybody'])
   })
 
-  test('a statement without a scope finds a gate without privileges', async () => {
+  test('D12 a statement without a scope finds a gate without privileges', async () => {
     for (const sql of [`select owner from "${ACME}".item`, 'select owner from public.rates'])
       await expect(pool.central.query(sql)).rejects.toEqual(DENIED)
     // After the scope has ended inside a text, too.
