@@ -197,6 +197,36 @@ describe('createGateRole and createTenantRole', () => {
     )
   })
 
+  test('roles of several tenants may be made at once, and take over what is in their schemas', async () => {
+    const tenants = Array.from({ length: 6 }, (_, n) => createTenant({ id: `many-${n}-${salt}` }))
+    for (const tenant of tenants) {
+      await createTenantSchema(central, tenant)
+      await central.query(
+        `set search_path to "${tenant.id}"; create type mood as enum ('fine'); create table note (id serial primary key, mood mood); create view notes as select * from note;
+         create function one() returns int language sql as 'select 1'; create sequence loose; reset search_path`,
+      )
+    }
+    await Promise.all(
+      tenants.map((tenant) =>
+        createTenantRole(central, tenant, { gate: GATE, ownership: 'tenant' }),
+      ),
+    )
+    for (const { id } of tenants) {
+      const { rows } = await central.query<{ owner: string }>(
+        `select distinct pg_get_userbyid(owner) as owner from (
+           select relowner as owner from pg_class where relnamespace = $1::regnamespace and relkind in ('r', 'v', 'S')
+           union all select proowner from pg_proc where pronamespace = $1::regnamespace
+           union all select typowner from pg_type where typnamespace = $1::regnamespace and typtype = 'e') o`,
+        [`"${id}"`],
+      )
+      expect(rows).toEqual([{ owner: `tenant-${id}` }])
+    }
+    for (const { id } of tenants)
+      await central.query(
+        `drop schema "${id}" cascade; drop owned by "tenant-${id}"; drop role "tenant-${id}"`,
+      )
+  })
+
   test('refuse a role that is no gate, a bad name, and a tenant without a schema', async () => {
     const { rows } = await central.query<{ me: string }>('select current_user::text as me')
     await expect(

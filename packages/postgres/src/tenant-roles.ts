@@ -8,6 +8,11 @@ export interface TenantRoleOptions {
   readonly gate: string
   /** Schemas of data that all tenants share: readable, not writable. @defaultValue `['public']` */
   readonly sharedSchemas?: readonly string[] | undefined
+  /**
+   * `'tenant'`: what is in the schema becomes the role's own, so that migrations, which run as the tenant, can change tables that somebody else made. `'keep'`: only privileges are given.
+   * @defaultValue `'keep'`
+   */
+  readonly ownership?: 'tenant' | 'keep' | undefined
 }
 
 /**
@@ -23,7 +28,7 @@ export async function createGateRole(
 ): Promise<boolean> {
   assertRoleName(name)
   return withTransaction(central, async (client) => {
-    await lock(client, name)
+    await lock(client)
     const { rows } = await client.query<{ gate: boolean }>(
       `select not (rolsuper or rolbypassrls or rolinherit or rolcreaterole or rolcreatedb) as gate
        from pg_catalog.pg_roles where rolname = $1`,
@@ -55,14 +60,14 @@ export async function createGateRole(
 export async function createTenantRole(
   central: pg.Pool,
   tenant: Tenant,
-  { gate, sharedSchemas = ['public'] }: TenantRoleOptions,
+  { gate, sharedSchemas = ['public'], ownership = 'keep' }: TenantRoleOptions,
 ): Promise<boolean> {
   assertRoleName(gate)
   const name = physicalName('role', tenant.id)
   const role = quoteIdentifier(name)
   const schema = schemaOf(tenant)
   return withTransaction(central, async (client) => {
-    await lock(client, name)
+    await lock(client)
     const { rows } = await client.query<{ schema: boolean; role: boolean }>(
       `select exists (select from pg_catalog.pg_namespace where nspname = $1) as schema,
               exists (select from pg_catalog.pg_roles where rolname = $2) as role`,
@@ -93,6 +98,8 @@ export async function createTenantRole(
         `grant select on all tables in schema ${shared} to ${role}`,
         `alter default privileges in schema ${shared} grant select on tables to ${role}`,
       )
+    if (ownership === 'tenant')
+      statements.push(...(await ownershipStatements(client, schema, name)))
     await client.query(statements.join(';\n'))
     return !found.role
   })
@@ -107,10 +114,42 @@ function assertRoleName(name: unknown): void {
   )
 }
 
-/** Roles belong to the whole server, and two CREATE ROLE that race fail with 23505. */
-async function lock(client: pg.PoolClient, name: string): Promise<void> {
+/** What makes everything in a schema the role's own. What belongs to a table or to an extension goes with it. */
+async function ownershipStatements(
+  client: pg.PoolClient,
+  schema: string,
+  role: string,
+): Promise<string[]> {
+  const { rows } = await client.query<{ statement: string }>(
+    `with owner as (select oid from pg_catalog.pg_roles where rolname = $2),
+          own as (select oid from pg_catalog.pg_namespace where nspname = $1)
+     select format('alter table %s owner to %I', c.oid::regclass, $2::text) as statement
+     from pg_catalog.pg_class c
+     where c.relnamespace = (select oid from own) and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+       and c.relowner is distinct from (select oid from owner)
+       and not exists (select from pg_catalog.pg_depend d where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype in ('a', 'i', 'e'))
+     union all
+     select format('alter routine %s owner to %I', p.oid::regprocedure, $2::text)
+     from pg_catalog.pg_proc p
+     where p.pronamespace = (select oid from own) and p.proowner is distinct from (select oid from owner) and p.prokind in ('f', 'p', 'w')
+       and not exists (select from pg_catalog.pg_depend d where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
+     union all
+     select format('alter type %s owner to %I', t.oid::regtype, $2::text)
+     from pg_catalog.pg_type t
+     where t.typnamespace = (select oid from own) and t.typowner is distinct from (select oid from owner) and t.typtype in ('e', 'd')
+       and not exists (select from pg_catalog.pg_depend d where d.classid = 'pg_catalog.pg_type'::regclass and d.objid = t.oid and d.deptype = 'e')`,
+    [schema, role],
+  )
+  const statements = rows.map(({ statement }) => statement)
+  // Who gives something away must be able to become the new owner; a superuser always is.
+  return statements.length === 0
+    ? []
+    : [`grant ${quoteIdentifier(role)} to current_user`, ...statements]
+}
+
+/** Roles belong to the whole server, and grants on a shared schema change one row: two at once fail, with 23505 or "tuple concurrently updated". */
+async function lock(client: pg.PoolClient): Promise<void> {
   await client.query(
-    "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('partywall:role:' || $1, 0))",
-    [name],
+    "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('partywall:roles', 0))",
   )
 }
