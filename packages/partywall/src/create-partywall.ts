@@ -27,6 +27,7 @@ import { createTenantScheduler, memoryDriver as memorySchedulerDriver } from '@p
 import { startEmbeddedPostgres } from './embedded-postgres.ts'
 import { Closers } from './internal/closers.ts'
 import { connectDatabase } from './internal/connect-database.ts'
+import { embeddedGate } from './internal/gate.ts'
 import { loadPeer } from './internal/load-peer.ts'
 import { Provisioner } from './internal/provisioner.ts'
 import { seedOnce } from './internal/seed-ledger.ts'
@@ -86,6 +87,16 @@ async function start(
   closers.add('The pool of the tenant registry', () => storePool.end())
   const store = new PostgresTenantStore(storePool)
   await store.migrate()
+  const gate =
+    config.databaseUrl === undefined ? await embeddedGate(storePool, connectionString) : config.gate
+  const login =
+    gate === undefined
+      ? { connectionString }
+      : {
+          connectionString: gate.url,
+          role: 'per-tenant' as const,
+          central: { connectionString },
+        }
 
   const tenancy = createTenancy({ store, ...tenancyOptions(config) })
   closers.add('The tenancy', () => tenancy.close())
@@ -103,10 +114,10 @@ async function start(
     redis.on('error', () => undefined)
     closers.add('Redis', () => (redis.status === 'ready' ? redis.quit() : redis.disconnect()))
   }
-  const pool = new TenantPool(tenancy, { connectionString, max, sharedSchemas })
+  const pool = new TenantPool(tenancy, { ...login, max, sharedSchemas })
   closers.add('The pool', () => pool.end())
   const provisioningPool = new TenantPool(tenancy, {
-    connectionString,
+    ...login,
     max: 4,
     sharedSchemas,
     // Needed at the start and now and then.
@@ -135,6 +146,8 @@ async function start(
     tenancy,
     store,
     pool: provisioningPool,
+    central: storePool,
+    gate: gate?.role,
     kysely,
     host,
     scheduler,

