@@ -7,7 +7,7 @@ import { createGateRole } from '@partywall/postgres'
 import { canary, createTestDatabase, type TestDatabase } from '@partywall/test-support'
 import pg from 'pg'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { createPartywall, definePlugin, type PartywallConfig } from './index.ts'
+import { createPartywall, definePlugin, type PartywallConfig, type Plugin } from './index.ts'
 
 // Roles belong to the whole server, which other test files share.
 const salt = randomBytes(4).toString('hex')
@@ -30,9 +30,9 @@ afterEach(async () => {
 })
 
 /** A plugin whose migrations are the given texts. */
-async function notes(...texts: string[]): Promise<ReturnType<typeof definePlugin>> {
+async function notes(...texts: string[]): Promise<Plugin<any>> {
   for (const [index, text] of texts.entries()) await writeFile(join(folder, `00${index}.sql`), text)
-  return definePlugin({
+  return definePlugin<{ notes: { text: string } }>({
     name: 'notes',
     version: '1.0.0',
     migrations: pathToFileURL(`${folder}/`),
