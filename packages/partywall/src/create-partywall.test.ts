@@ -423,6 +423,9 @@ describe('wall.tenants', () => {
       wall.tenants.create({ id: 'later' }, { resume: true }),
     ])
     expect([first.status, second.status]).toEqual(['active', 'active'])
+    // Also when it has long come to its end.
+    expect(await wall.tenants.create({ id: 'later' }, { resume: true })).toEqual(first)
+    expect(await listOf(wall, 'later')).toHaveLength(1)
     await wall.tenants.suspend('later')
     await expect(wall.tenants.suspend('later')).resolves.toMatchObject({ status: 'suspended' })
   })

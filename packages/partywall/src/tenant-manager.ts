@@ -59,7 +59,7 @@ export class TenantManager {
   /**
    * Creates a tenant: its record, its schema, the migrations of its plugins, their seeds, its own seed, their schedules; then it is active (or suspended, if the input says so).
    *
-   * After a crash or an error, the same call with `resume: true` goes on where it stopped; each step is safe to repeat. An id is given out once: of two calls that race for it, one is refused.
+   * After a crash or an error, the same call with `resume: true` goes on where it stopped, or finds the tenant ready; each step is safe to repeat. An id is given out once: of two calls that race for it, one is refused.
    *
    * @throws {TenancyError} by rejection: `ERR_TENANCY_TENANT_EXISTS`, `ERR_TENANCY_TENANT_INVALID`, `ERR_TENANCY_IDENTIFIER_INVALID`, `ERR_TENANCY_PHYSICAL_NAME_CONFLICT`, `ERR_TENANCY_MIGRATION_*`,
    * `ERR_TENANCY_PLUGIN_VERSION_*`, `ERR_TENANCY_CLOSED`, and whatever a seed throws.
@@ -77,6 +77,8 @@ export class TenantManager {
     return this.#central('provision', input.id, async () => {
       this.#provisioner.assertPlace(createTenant(input))
       const tenant = await timed('record', () => this.#record(input, resume))
+      // Resumed, and somebody else has brought it to its end.
+      if (tenant.status !== 'provisioning') return tenant
       return this.#provisioner.provision(tenant, status, seed, timed)
     })
   }
@@ -169,19 +171,22 @@ export class TenantManager {
     return provisioned
   }
 
-  /** A new record, or that of a creation which did not come to its end, if it is the same. */
+  /** A new record, or that of a creation of the same one which did not come to its end, or has by now. */
   async #record(input: TenantInput, resume: boolean): Promise<Tenant> {
     const record = createTenant({ ...input, status: 'provisioning' })
     const found = await this.#store.findById(record.id)
-    if (found?.status !== 'provisioning') return this.#store.create(record)
+    if (found === undefined || found.status === 'deleted') return this.#store.create(record)
     if (resume && sameRecord(found, record)) return found
+    const unfinished = found.status === 'provisioning'
     throw new TenancyError(
       'ERR_TENANCY_TENANT_EXISTS',
-      `Tenant ${record.id} is being created${resume ? ', with another record' : ''}.`,
-      {
-        tenantId: record.id,
-        hint: 'If that creation is yours and did not come to its end, repeat it with resume: true and the same record.',
-      },
+      `Tenant ${record.id} ${unfinished ? 'is being created' : 'exists'}${resume ? ', with another record' : ''}.`,
+      unfinished
+        ? {
+            tenantId: record.id,
+            hint: 'If that creation is yours and did not come to its end, repeat it with resume: true and the same record.',
+          }
+        : { tenantId: record.id },
     )
   }
 
@@ -212,8 +217,12 @@ export class TenantManager {
   }
 }
 
-/** Domains have no order. */
+/** Whether two records are the same but for how far the tenant has come. Domains have no order. */
 function sameRecord(a: Tenant, b: Tenant): boolean {
-  const sorted = ({ domains, ...rest }: Tenant) => ({ ...rest, domains: [...domains].sort() })
-  return isDeepStrictEqual(sorted(a), sorted(b))
+  const comparable = (tenant: Tenant) => ({
+    ...tenant,
+    status: undefined,
+    domains: [...tenant.domains].sort(),
+  })
+  return isDeepStrictEqual(comparable(a), comparable(b))
 }
