@@ -35,6 +35,19 @@ export async function scope({ quick }: { quick: boolean }): Promise<BenchResult[
     const bare = new pg.Pool({ connectionString: url, max: 10 })
     // Nothing but its own tables in the path: the tenants of the bench hold a table of the same name as public.
     const scoped = new TenantPool(tenancy, { connectionString: url, max: 10, sharedSchemas: [] })
+    const unnamed = new TenantPool(tenancy, {
+      connectionString: url,
+      max: 10,
+      sharedSchemas: [],
+      preparedStatements: 'off',
+    })
+    // A name is given when a text comes for the second time, on each connection and in each tenant.
+    for (let unit = 0; unit < TENANTS * 10 * 6; unit += concurrency)
+      await Promise.all(
+        Array.from({ length: concurrency }, (_, n) =>
+          tenancy.run(scopes[(unit + n) % TENANTS] as TenantScope, () => scoped.query(SQL, [1])),
+        ),
+      )
     const pick = (unit: number): number => (unit * 7919) % TENANTS
     const within = (unit: number, fn: () => Promise<unknown>): Promise<unknown> =>
       tenancy.run(scopes[pick(unit)] as TenantScope, fn)
@@ -65,6 +78,7 @@ export async function scope({ quick }: { quick: boolean }): Promise<BenchResult[
             bare.query(`select id, body from t${pick(unit)}.item where id = $1`, [row(unit)]),
           ),
           scoped: loop((unit) => within(unit, () => scoped.query(SQL, [row(unit)]))),
+          'scoped, unnamed': loop((unit) => within(unit, () => unnamed.query(SQL, [row(unit)]))),
           'scoped, text only': loop((unit) =>
             within(unit, () => scoped.query(`select id, body from item where id = ${row(unit)}`)),
           ),
@@ -107,7 +121,7 @@ export async function scope({ quick }: { quick: boolean }): Promise<BenchResult[
         repetitions,
       )
     } finally {
-      await Promise.all([bare.end(), scoped.end()])
+      await Promise.all([bare.end(), scoped.end(), unnamed.end()])
     }
   }
 
@@ -134,9 +148,10 @@ export async function scope({ quick }: { quick: boolean }): Promise<BenchResult[
     },
     {
       id: 'S3',
-      measure: 'scoped (unnamed) against bare pool, N=100, C=10',
+      measure: 'scoped, auto-named, against bare pool, N=100, C=10',
       value: of(near10, 'scoped'),
       parts: {
+        'unnamed, C=10': of(near10, 'scoped, unnamed'),
         'C=1': of(near1, 'scoped'),
         'C=50': of(near50, 'scoped'),
         'text without parameters, C=10': of(near10, 'scoped, text only', 'bare, text only'),
