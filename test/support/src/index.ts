@@ -3,5 +3,11 @@ export { type CollectedWarnings, collectWarnings } from './collect-warnings.ts'
 export { type EventuallyOptions, eventually } from './eventually.ts'
 export { type SeededRandom, seededRandom, testSeed } from './seeded-random.ts'
 export { createTestDatabase, type TestDatabase } from './test-database.ts'
+export {
+  startPgBouncer,
+  type TestPgBouncer,
+  type TestPgBouncerOptions,
+  whyNoPgBouncer,
+} from './test-pgbouncer.ts'
 export { createTestRedis, type TestRedis, type TestRedisOptions } from './test-redis.ts'
 export { startTestServers, type TestServers } from './test-servers.ts'
