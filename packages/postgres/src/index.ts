@@ -13,6 +13,12 @@ export {
   type MigrationSet,
   migrateTenant,
 } from './migrations.ts'
+export {
+  type PoolerMode,
+  type PoolerProbeOptions,
+  type PoolerReport,
+  probePooler,
+} from './pooler-probe.ts'
 export { PostgresTenantStore, postgresTenantStore } from './postgres-tenant-store.ts'
 export { type DropTenantSchemaOptions, dropTenantSchema } from './schema-drop.ts'
 export { fingerprintSchema } from './schema-fingerprint.ts'

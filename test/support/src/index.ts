@@ -9,5 +9,6 @@ export {
   type TestPgBouncerOptions,
   whyNoPgBouncer,
 } from './test-pgbouncer.ts'
+export { startTestPooler, type TestPooler, type TestPoolerOptions } from './test-pooler.ts'
 export { createTestRedis, type TestRedis, type TestRedisOptions } from './test-redis.ts'
 export { startTestServers, type TestServers } from './test-servers.ts'
