@@ -12,6 +12,7 @@ export class TenantClient extends pg.Client {
   readonly #connection: ScopedConnection
   #tenant: Tenant | undefined
   #settingUp = false
+  readonly #pooled: boolean
 
   /**
    * @param outside - opens sockets outside of every tenant.
@@ -23,6 +24,7 @@ export class TenantClient extends pg.Client {
     limits: ConnectionLimits = {},
   ) {
     super(config)
+    this.#pooled = limits.pooled === true
     const state = this.#state
     const { connection } = state
     // The default one has not been connected yet; its stream is taken over.
@@ -54,10 +56,11 @@ export class TenantClient extends pg.Client {
     return this as unknown as PgClientState
   }
 
-  /** @internal The base path is empty, so that nothing is found where a scope is missing or has ended. */
+  /** @internal The base path is empty, so that nothing is found where a scope is missing or has ended. Poolers refuse settings that they do not know: behind one, the login brings the empty path. */
   getStartupConf(): Record<string, string> {
     const prototype = pg.Client.prototype as unknown as PgClientState
-    return { ...prototype.getStartupConf.call(this), search_path: '' }
+    const settings = prototype.getStartupConf.call(this)
+    return this.#pooled ? settings : { ...settings, search_path: '' }
   }
 
   /** @internal */

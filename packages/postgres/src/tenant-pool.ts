@@ -1,5 +1,5 @@
 import { AsyncResource } from 'node:async_hooks'
-import { type Tenancy, TenancyError, type TenantScope } from '@partywall/core'
+import { type Tenancy, TenancyError, type Tenant, type TenantScope } from '@partywall/core'
 import pg from 'pg'
 import { createClientHandle } from './internal/client-handle.ts'
 import { isSubmittable } from './internal/pg-internals.ts'
@@ -40,13 +40,15 @@ export class TenantPool extends pg.Pool {
   readonly #madeIn: string | undefined
   /** The schemas that stand behind the tenant's own in its search_path. */
   readonly sharedSchemas: readonly string[]
+  /** The schema that holds the tables of all tenants with `row` isolation. */
+  readonly rowSchema: string
 
   /**
    * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID`.
    */
   constructor(tenancy: Tenancy, options: TenantPoolOptions = {}) {
     const resolved = resolveTenantPoolOptions(options)
-    const { pool, central, sharedSchemas, role } = resolved
+    const { pool, central, sharedSchemas } = resolved
     const outside = <T>(fn: () => T): T => tenancy.context.outside(fn)
     class Client extends TenantClient {
       constructor(config?: string | pg.ClientConfig) {
@@ -63,12 +65,13 @@ export class TenantPool extends pg.Pool {
       // The types of pg do not know that a Client of one's own is waited for.
     } as unknown as pg.PoolConfig)
     this.#tenancy = tenancy
-    this.#prefixes = new TenantPrefixes(sharedSchemas, role)
+    this.#prefixes = new TenantPrefixes(resolved)
     this.#turns = new TenantTurns(resolved.maxPerTenant)
     this.#checkoutTimeoutMs = resolved.checkoutTimeoutMs
     this.#madeIn = tenancy.current()?.tenant.id
     this.#centralOptions = central
     this.sharedSchemas = Object.freeze([...sharedSchemas])
+    this.rowSchema = resolved.rowSchema
     // An idle connection that breaks is replaced; without a listener it would end the process.
     this.on('error', () => undefined)
     const checkOut = super.connect.bind(this) as (callback: ConnectCallback) => void
@@ -264,8 +267,7 @@ export class TenantPool extends pg.Pool {
     values: unknown,
     callback: Callback,
   ): void {
-    // Bound: a statement that had to wait is sent by whoever releases a connection, and the driver serialises its parameters then.
-    const send: ConnectCallback = AsyncResource.bind((connectError, lent, done): void => {
+    const send: ConnectCallback = (connectError, lent, done): void => {
       if (lent === undefined) return callback(connectError)
       const client = lent as unknown as TenantClient
       client.lend(scope.tenant, prefix)
@@ -287,8 +289,9 @@ export class TenantPool extends pg.Pool {
         this.#giveBack(client, scope, done, error as Error)
         callback(error as Error)
       }
-    })
-    connect(scope.tenant.id, send)
+    }
+    // A statement that had to wait is sent by whoever releases a connection, and the driver serialises its parameters then; some of them are code of the caller's.
+    connect(scope.tenant.id, runsCode(config, values) ? AsyncResource.bind(send) : send)
   }
 
   #giveBack(
@@ -315,7 +318,8 @@ export class TenantPool extends pg.Pool {
     if (this.ending) return poolEnded()
     try {
       const scope = this.#tenancy.require()
-      return { scope, prefix: this.#prefixes.bytesFor(scope.tenant) }
+      const prefix = this.#prefixes.bytesFor(scope.tenant)
+      return prefix.target === undefined ? { scope, prefix } : unsupportedPlacement(scope.tenant)
     } catch (error) {
       if (TenancyError.is(error)) return error
       throw error
@@ -354,11 +358,28 @@ export class TenantPool extends pg.Pool {
   }
 }
 
+/** Whether writing the parameters down may run code: `toPostgres`, `toJSON`, getters. */
+function runsCode(config: unknown, values: unknown): boolean {
+  const given = values ?? (config as { values?: unknown } | null)?.values
+  return (
+    given !== undefined &&
+    (!Array.isArray(given) || given.some((value) => typeof value === 'object' && value !== null))
+  )
+}
+
 function poolExhausted(tenantId: string, timeoutMs: number | 'never'): TenancyError {
   return new TenancyError(
     'ERR_TENANCY_POOL_EXHAUSTED',
     `No connection was free for tenant ${tenantId} within ${timeoutMs} ms.`,
     { tenantId },
+  )
+}
+
+function unsupportedPlacement({ id, isolation }: Tenant): TenancyError {
+  return new TenancyError(
+    'ERR_TENANCY_ISOLATION_UNSUPPORTED',
+    `Tenant ${id} is placed in ${isolation === 'schema' ? 'another database' : `a ${isolation} of its own`}, and this pool serves one database.`,
+    { tenantId: id },
   )
 }
 
