@@ -1,3 +1,4 @@
+export { assertPooler } from './assert-pooler.ts'
 export {
   type DoctorOptions,
   type DoctorReport,
@@ -19,7 +20,11 @@ export {
   type PoolerReport,
   probePooler,
 } from './pooler-probe.ts'
-export { PostgresTenantStore, postgresTenantStore } from './postgres-tenant-store.ts'
+export {
+  PostgresTenantStore,
+  type PostgresTenantStoreOptions,
+  postgresTenantStore,
+} from './postgres-tenant-store.ts'
 export { type DropTenantSchemaOptions, dropTenantSchema } from './schema-drop.ts'
 export { fingerprintSchema } from './schema-fingerprint.ts'
 export {

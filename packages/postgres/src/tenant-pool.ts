@@ -38,6 +38,8 @@ export class TenantPool extends pg.Pool {
   readonly #turns: TenantTurns
   readonly #checkoutTimeoutMs: number | 'never'
   readonly #madeIn: string | undefined
+  /** What the pool takes to stand between it and the server; `assertPooler` compares. */
+  readonly pooler: 'none' | 'transaction'
   /** The schemas that stand behind the tenant's own in its search_path. */
   readonly sharedSchemas: readonly string[]
   /** The schema that holds the tables of all tenants with `row` isolation. */
@@ -70,6 +72,7 @@ export class TenantPool extends pg.Pool {
     this.#checkoutTimeoutMs = resolved.checkoutTimeoutMs
     this.#madeIn = tenancy.current()?.tenant.id
     this.#centralOptions = central
+    this.pooler = resolved.pooled ? 'transaction' : 'none'
     this.sharedSchemas = Object.freeze([...sharedSchemas])
     this.rowSchema = resolved.rowSchema
     // An idle connection that breaks is replaced; without a listener it would end the process.
