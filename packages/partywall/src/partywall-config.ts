@@ -53,6 +53,11 @@ export interface DatabaseConfig {
    * outside of tenants alone; its user must own the schemas and may create roles. @defaultValue none: tenants' statements run as the user of `url`. An embedded Postgres always has a gate.
    */
   readonly gateUrl?: string | undefined
+  /**
+   * What stands between `wall.pool` and the server: `'transaction'` for PgBouncer and its like in transaction mode, with a login whose search_path is empty, see docs/guide/poolers.md. What is really there is found
+   * out at the start, and refused if it does not go with this. @defaultValue `'none'`
+   */
+  readonly pooler?: 'none' | 'transaction' | undefined
   /** Where the embedded Postgres keeps its data. @defaultValue `'.partywall/postgres'` */
   readonly dataDir?: string | undefined
   /** Connections of `wall.pool`. @defaultValue `10` */
@@ -96,6 +101,7 @@ export type ResolvedPartywallConfig = Readonly<{
   reveal: Reveal | undefined
   databaseUrl: string | undefined
   gate: Gate | undefined
+  pooler: 'none' | 'transaction'
   dataDir: string
   max: number
   sharedSchemas: readonly string[]
@@ -120,7 +126,7 @@ export const CONFIG_KEYS = {
     'reveal',
     'resolve',
   ],
-  database: ['url', 'gateUrl', 'dataDir', 'max', 'sharedSchemas'],
+  database: ['url', 'gateUrl', 'pooler', 'dataDir', 'max', 'sharedSchemas'],
   redis: ['url'],
 } as const
 
@@ -145,6 +151,7 @@ export function resolvePartywallConfig(config: PartywallConfig = {}): ResolvedPa
     reveal: tenancy.reveal,
     databaseUrl: assertUrl('database.url', database.url, ['postgres:', 'postgresql:']),
     gate: resolveGate(database),
+    pooler: resolvePooler(database),
     dataDir,
     max,
     sharedSchemas: resolveSharedSchemas(database.sharedSchemas, defaultTenant),
@@ -161,6 +168,14 @@ function resolveGate({ url, gateUrl }: DatabaseConfig): Gate | undefined {
   if (url === undefined)
     throw invalid('database.gateUrl needs database.url, the login of the owner.')
   return configuredGate(checked)
+}
+
+function resolvePooler({ url, pooler = 'none' }: DatabaseConfig): 'none' | 'transaction' {
+  if (pooler !== 'none' && pooler !== 'transaction')
+    throw invalid(`database.pooler must be 'none' or 'transaction', got ${String(pooler)}.`)
+  if (pooler !== 'none' && url === undefined)
+    throw invalid('database.pooler needs database.url: nothing stands before an embedded Postgres.')
+  return pooler
 }
 
 function resolveSources(config: TenancyConfig): (TenantResolver | TenantResolverFunction)[] {
