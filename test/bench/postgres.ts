@@ -139,7 +139,7 @@ export async function postgres({ quick }: { quick: boolean }): Promise<BenchResu
       value: of(near10, 'scoped, by role', 'scoped'),
       parts: {},
     },
-    ...(await backendMemory(database, quick ? 1_000 : 5_000)),
+    ...(await backendMemory(database, quick ? 600 : 5_000)),
   ]
 }
 
@@ -173,14 +173,19 @@ async function createFleet(database: TestDatabase): Promise<Fleet> {
   const central = new pg.Pool({ connectionString: database.url, max: 2 })
   const gate = { name: `gate_${database.name}`, password: 'bench' }
   await createGateRole(central, gate)
-  await database.query(`grant usage on schema public to ${gate.name}`)
   for (const { tenant } of scopes)
     await createTenantRole(central, tenant, { gate: gate.name, sharedSchemas: [] })
+  // An ordinary login, as applications have: a superuser is asked for no privilege at all.
+  const login = { name: `login_${database.name}`, password: 'bench' }
+  await database.query(
+    `create role ${login.name} login password '${login.password}'; grant select on public.item to ${login.name};
+     ${ids.map((id) => `grant usage on schema ${id} to ${login.name}; grant select on ${id}.item to ${login.name}`).join(';')}`,
+  )
   await database.query('analyze')
 
   return {
     async measure(url, concurrency, units, repetitions, names) {
-      const ways = openWays(url, { tenancy, scopes, gate, concurrency, units })
+      const ways = openWays(url, { tenancy, scopes, gate, login, concurrency, units })
       try {
         await ways.warmUp(names)
         const chosen = names.map((name) => [name, ways.variants[name] as () => Promise<number>])
@@ -226,16 +231,23 @@ async function createFleet(database: TestDatabase): Promise<Fleet> {
       // Roles belong to the whole server, which outlives the run where the environment named it.
       for (const { tenant } of scopes)
         await central.query(`drop owned by "tenant-${tenant.id}"; drop role "tenant-${tenant.id}"`)
-      await central.query(`drop owned by ${gate.name}; drop role ${gate.name}`)
+      for (const { name } of [gate, login])
+        await central.query(`drop owned by ${name}; drop role ${name}`)
       await central.end()
     },
   }
 }
 
+interface Login {
+  readonly name: string
+  readonly password: string
+}
+
 interface Parts {
   readonly tenancy: Tenancy
   readonly scopes: readonly TenantScope[]
-  readonly gate: { readonly name: string; readonly password: string }
+  readonly gate: Login
+  readonly login: Login
   readonly concurrency: number
   readonly units: number
 }
@@ -247,21 +259,23 @@ interface Ways {
 }
 
 /** The ways of asking, each with a pool of its own. */
-function openWays(url: string, { tenancy, scopes, gate, concurrency, units }: Parts): Ways {
-  const bare = new pg.Pool({ connectionString: url, max: CONNECTIONS })
+function openWays(url: string, { tenancy, scopes, gate, login, concurrency, units }: Parts): Ways {
+  const urlOf = ({ name, password }: Login): string =>
+    Object.assign(new URL(url), { username: name, password }).href
+  const connectionString = urlOf(login)
+  const bare = new pg.Pool({ connectionString, max: CONNECTIONS })
   // Nothing but its own tables in the path: the tenants of the bench hold a table of the same name as public.
   const open = (options: TenantPoolOptions = {}): TenantPool =>
     new TenantPool(tenancy, {
-      connectionString: url,
+      connectionString,
       max: CONNECTIONS,
       sharedSchemas: [],
       ...options,
     })
-  const gateUrl = Object.assign(new URL(url), { username: gate.name, password: gate.password }).href
   const pools = {
     scoped: open(),
     'scoped, unnamed': open({ preparedStatements: 'off' }),
-    'scoped, by role': open({ connectionString: gateUrl, role: 'per-tenant' }),
+    'scoped, by role': open({ connectionString: urlOf(gate), role: 'per-tenant' }),
     multiplexed: open({ pipelineDepth: 8 }),
   }
   const pick = (unit: number): number => (unit * 7919) % TENANTS
