@@ -69,6 +69,11 @@ export class TenantClient extends pg.Client {
     this.#connection.lend(tenant.id, prefix)
   }
 
+  /** @internal What a lane works with; the client belongs to it until `takeBack`. */
+  get lane(): { readonly connection: ScopedConnection; readonly types: unknown } {
+    return { connection: this.#connection, types: this.#state._types }
+  }
+
   /**
    * @internal Sends a statement for whoever the client is lent to.
    *
@@ -127,6 +132,8 @@ export class TenantClient extends pg.Client {
 
   /** @internal Calls back once the connection has settled, or has ended. */
   whenSettled(callback: () => void): void {
+    // A new connection calls its first user back a moment before it counts itself as ready.
+    if (!this.#connection.underWay) return process.nextTick(callback)
     const done = (): void => {
       this.#connection.removeListener('readyForQuery', done)
       this.#connection.removeListener('end', done)

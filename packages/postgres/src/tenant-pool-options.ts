@@ -43,6 +43,12 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
    * connection. `'off'`: none, for a pooler in between that does not keep them. @defaultValue `256`
    */
   readonly preparedStatements?: number | 'off' | undefined
+  /**
+   * Lets autocommit statements of `pool.query` share connections when all are busy: so many may be under way on one connection, each with a scope and an end of its own. Only statements that have shown to be quick and to leave nothing
+   * take part, and none is put behind one that takes its time. Raises throughput where callers outnumber connections; a connection that breaks fails all that are under way on it. Not with `query_timeout`.
+   * @defaultValue `'off'`
+   */
+  readonly pipelineDepth?: number | 'off' | undefined
   /** Connection settings of `pool.central` that differ from those of the pool; its `max` is 2 unless set here. */
   readonly central?: pg.PoolConfig | undefined
 }
@@ -56,6 +62,7 @@ export interface ResolvedTenantPoolOptions {
   readonly maxPerTenant: number
   readonly checkoutTimeoutMs: number | 'never'
   readonly maxTenantsPerConnection: number
+  readonly pipelineDepth: number | 'off'
   readonly rowSchema: string
   readonly pooled: boolean
   readonly statementTimeoutMs: TenantTimeout
@@ -77,6 +84,7 @@ export function resolveTenantPoolOptions(
     maxPerTenant = Math.max(1, (options.max ?? 10) - 1),
     checkoutTimeoutMs = 'never',
     maxTenantsPerConnection = 500,
+    pipelineDepth = 'off',
     rowSchema = 'public',
     pooler = 'none',
     statementTimeoutMs = 'none',
@@ -100,6 +108,11 @@ export function resolveTenantPoolOptions(
       'ERR_TENANCY_OPTION_INVALID',
       `pooler must be 'none' or 'transaction', got ${String(pooler)}.`,
     )
+  if (pipelineDepth !== 'off' && pool.query_timeout !== undefined)
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      'query_timeout gives a connection up, and with pipelineDepth others are under way on it. Use statementTimeoutMs.',
+    )
   if ('Client' in pool)
     throw new TenancyError('ERR_TENANCY_OPTION_INVALID', 'A TenantPool brings its own Client.')
   if ((pool as { pipeline?: boolean }).pipeline === true)
@@ -122,6 +135,7 @@ export function resolveTenantPoolOptions(
     checkoutTimeoutMs:
       checkoutTimeoutMs === 'never' ? 'never' : atLeastOne('checkoutTimeoutMs', checkoutTimeoutMs),
     maxTenantsPerConnection: atLeastOne('maxTenantsPerConnection', maxTenantsPerConnection),
+    pipelineDepth: pipelineDepth === 'off' ? 'off' : atLeastOne('pipelineDepth', pipelineDepth),
     rowSchema: assertSchemaName(rowSchema),
     pooled: pooler === 'transaction',
     statementTimeoutMs: timeout('statementTimeoutMs', statementTimeoutMs),

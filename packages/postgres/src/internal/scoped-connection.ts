@@ -14,12 +14,32 @@ import {
   type PgConnectionConfig,
   type TransactionStatus,
 } from './pg-internals.ts'
+import { MANY_STATEMENTS } from './query-config.ts'
 import { scopeError, taintsSession } from './scope-error.ts'
 import { type Prefix, REFUSED } from './scope-statement.ts'
 import { CLEAN_FIRST, type CleanerStep, SessionCleaner } from './session-cleaner.ts'
 import { residueOf } from './session-residue.ts'
 import { type NamedStatement, type StatementColumns, StatementNames } from './statement-names.ts'
 import type { TenantPrefix } from './tenant-prefix.ts'
+
+/** What the server answers to statements; everything else (notices, parameters, the end of the connection) passes by. */
+const ANSWERS = new Set<string | symbol>([
+  'parseComplete',
+  'bindComplete',
+  'closeComplete',
+  'rowDescription',
+  'dataRow',
+  'noData',
+  'commandComplete',
+  'emptyQuery',
+  'portalSuspended',
+  'copyInResponse',
+  'copyOutResponse',
+  'copyData',
+  'copyDone',
+  'errorMessage',
+  'readyForQuery',
+])
 
 /** What a cleaner listens to; everything else (notices, parameters, the end of the connection) passes by. */
 const CLEANED = new Set<string | symbol>([
@@ -33,9 +53,6 @@ const CLEANED = new Set<string | symbol>([
   'errorMessage',
   'readyForQuery',
 ])
-
-/** More than one statement, or one that a semicolon makes look like more. The extended protocol takes one. */
-const MANY_STATEMENTS = /;\s*\S/
 
 /** COPY that reads from the client, which hangs in the extended protocol: the Sync is swallowed. A text that only looks like it is sent the simple way, too. */
 const COPY_FROM_CLIENT = /\bcopy\b[\s\S]*\bfrom\b[\s\S]*\bstdin\b/i
@@ -56,7 +73,25 @@ interface Again {
 }
 
 /** For whom a connection works: nobody (`refuse`), the pool's own set-up, or one tenant. */
-type Mode = 'refuse' | 'setup' | 'scoped'
+type Mode = 'refuse' | 'setup' | 'scoped' | 'lane'
+
+/** A statement with its scope in front and a Sync behind, as messages. */
+export interface ComposedStatement {
+  readonly messages: readonly Uint8Array[]
+  readonly scope: Prefix
+  readonly named: NamedStatement | undefined
+  /** The server knew it by name when it was composed. */
+  readonly known: boolean
+  /** Its columns, if the server is not asked for them. */
+  readonly columns: StatementColumns | undefined
+  readonly binary: boolean
+}
+
+/** A query object, as far as it writes its messages. */
+interface Submits {
+  submit(connection: unknown): Error | null
+  handleError?(error: Error, connection: unknown): void
+}
 
 /**
  * A connection that puts the tenant's scope in front of every statement that is not inside an open transaction, in the same write and the same implicit transaction: the server runs both or
@@ -109,6 +144,7 @@ export class ScopedConnection extends PgConnectionBase {
   /** What was sent of it behind the scope. */
   #sent: Uint8Array[] | undefined
   #cleaner: SessionCleaner | undefined
+  #lane: ((event: string | symbol, message: BackendMessage) => void) | undefined
 
   readonly #names: StatementNames | undefined
   #named: NamedStatement | undefined
@@ -157,6 +193,93 @@ export class ScopedConnection extends PgConnectionBase {
     this.#tenants.add(tenantId)
   }
 
+  /** Lends the connection to a lane, which sends what `compose` makes and hears the answers. */
+  openLane(onMessage: (event: string | symbol, message: BackendMessage) => void): void {
+    this.#mode = 'lane'
+    this.#lane = onMessage
+  }
+
+  /**
+   * The messages of one statement of a tenant, for a lane. `undefined` if its parameters could not be written down; the query object was told.
+   *
+   * @param text - one statement.
+   */
+  compose(
+    tenantId: string,
+    prefix: TenantPrefix,
+    text: string,
+    query: Submits,
+  ): ComposedStatement | undefined {
+    const scope = this.#cleaned ? prefix.firstAgain : prefix.first
+    const messages: Uint8Array[] = []
+    const named = this.#names?.claim(tenantId, text)
+    const known = named?.known === true
+    let columns = known ? named.columns : undefined
+    let binary = false
+    let bound = false
+    const base = PgConnectionBase.prototype
+    const name = named?.name ?? ''
+    // pg's query object writes itself down; names, scope and end are ours.
+    const recorder = {
+      stream: {},
+      parsedStatements: {},
+      submittedNamedStatements: {},
+      parse: () => undefined,
+      bind: (message: { binary?: boolean }) => {
+        binary = message.binary === true
+        if (binary) columns = undefined
+        if (!known) {
+          const evicted = named === undefined ? undefined : this.#names?.evict()
+          if (evicted?.known === true) this._send(closeStatementMessage(evicted.name))
+          if (named !== undefined) this._send(closeStatementMessage(name))
+          this._send(parseMessage(name, text))
+        }
+        base.bind.call(this, { ...message, statement: name })
+        bound = true
+        if (columns === undefined) this._send(describePortalMessage(''))
+        this._send(executeMessage())
+      },
+      query: () => recorder.bind({}),
+      describe: () => undefined,
+      execute: () => undefined,
+      sync: () => undefined,
+      flush: () => undefined,
+      close: () => undefined,
+    }
+    this.#gathered = messages
+    try {
+      if (this.#mustPrepare(scope)) {
+        messages.push(scope.statement.parse)
+        // At once: the next statement of the lane follows before the answer.
+        this.#hasPrepared()
+      }
+      messages.push(scope.bytes)
+      const refused = query.submit(recorder)
+      if (refused !== null) process.nextTick(() => query.handleError?.(refused, recorder))
+      if (!bound) return undefined
+      this.#tenants.add(tenantId)
+      base.sync.call(this)
+      return { messages, scope, named, known, columns, binary }
+    } finally {
+      this.#gathered = undefined
+    }
+  }
+
+  /** Sends messages of a lane. */
+  write(bytes: Uint8Array): void {
+    super._send(bytes)
+  }
+
+  /** Keeps the connection from everybody else. */
+  taint(reason: string): void {
+    this.#residue ??= reason
+  }
+
+  /** Whether the server says that it set what was asked: path and role. */
+  enters({ statement, set }: Prefix, { fields }: BackendMessage): boolean {
+    return set.every((value, index) => String(fields?.[statement.column + index]) === value)
+  }
+
   /** Whether it has served as many tenants as it may: the server remembers something of each, and forgets nothing. */
   get spent(): boolean {
     return this.#tenants.size >= this.#maxTenants
@@ -172,6 +295,7 @@ export class ScopedConnection extends PgConnectionBase {
     this.#mode = 'refuse'
     this.#tenantId = undefined
     this.#prefix = undefined
+    this.#lane = undefined
     this.#held.take()
   }
 
@@ -318,6 +442,11 @@ export class ScopedConnection extends PgConnectionBase {
     super._send(gathered.length === 1 ? (gathered[0] as Uint8Array) : Buffer.concat(gathered))
   }
 
+  /** Whether a statement was sent whose answer has not come to its end. */
+  get underWay(): boolean {
+    return this.#underWay
+  }
+
   /** Ends the batch that is under way if nobody has: the server answers a failed one with ReadyForQuery only then. */
   endBatch(): void {
     if (this.#underWay && !this.#synced) this.sync()
@@ -327,6 +456,10 @@ export class ScopedConnection extends PgConnectionBase {
     // Of a session that lies, only its end is of interest.
     if (this.#distrusted && event !== 'end' && event !== 'error') return true
     const message = args[0] as BackendMessage
+    if (this.#lane !== undefined && ANSWERS.has(event)) {
+      this.#lane(event, message)
+      return true
+    }
     if (this.#cleaner !== undefined && CLEANED.has(event)) {
       this.#clean(this.#cleaner.onMessage(event, message), message)
       return true
@@ -441,7 +574,7 @@ export class ScopedConnection extends PgConnectionBase {
   /** Begins a statement. Returns the scope to put in front of it, `undefined` if it needs none, `'refused'` if it must not be sent. */
   #begin(text: string | undefined): TenantPrefix | 'refused' | undefined {
     if (this.#underWay) return undefined
-    if (this.#mode === 'refuse' || this.#dead) {
+    if (this.#mode === 'refuse' || this.#mode === 'lane' || this.#dead) {
       this.stream.destroy(
         new TenancyError(
           'ERR_TENANCY_CONTEXT_MISSING',
@@ -553,10 +686,8 @@ export class ScopedConnection extends PgConnectionBase {
   }
 
   /** The server says which path and role it set. A statement of the scope's name that somebody else prepared would say something else, and then nothing of this session can be believed. */
-  #verify({ fields }: BackendMessage): void {
-    if (this.#scope === undefined) return
-    const { statement, set } = this.#scope
-    if (set.every((value, index) => String(fields?.[statement.column + index]) === value)) return
+  #verify(message: BackendMessage): void {
+    if (this.#scope === undefined || this.enters(this.#scope, message)) return
     // At once: the rows behind it stand in the same packet.
     super.emit(
       'errorMessage',
