@@ -218,7 +218,11 @@ describe.skipIf(missing)(`D13 fifty tenants behind PgBouncer${skipped}`, () => {
     async ({ connections, role }) => {
       await using world = await createPooledWorld({ counts, connections, role })
       const random = seededRandom()
-      const pools = [world.openPool({ max: 4 }), world.openPool({ max: 4 })]
+      const pools = [
+        world.openPool({ max: 4 }),
+        // Statements of several tenants are under way on one connection at a time.
+        world.openPool({ max: 2, pipelineDepth: 8 }),
+      ]
       const expected = new Map(world.tenantIds.map((id) => [id, new Set<string>()]))
       const foreign: unknown[] = []
       let checked = 0
@@ -268,7 +272,7 @@ describe.skipIf(missing)(`D13 fifty tenants behind PgBouncer${skipped}`, () => {
           )
         }
       }
-      await Promise.all([...Array.from({ length: 12 }, worker), stranger(), stranger()])
+      await Promise.all([...Array.from({ length: 16 }, worker), stranger(), stranger()])
       expect(foreign).toEqual([])
       expect(checked).toBeGreaterThan(units / 2)
       expect(polluted).toBeGreaterThan(units / 20)

@@ -265,6 +265,11 @@ export class ScopedConnection extends PgConnectionBase {
     }
   }
 
+  /** Whether each transaction may come to another session. */
+  get pooled(): boolean {
+    return this.#pooled
+  }
+
   /** Sends messages of a lane. */
   write(bytes: Uint8Array): void {
     super._send(bytes)
