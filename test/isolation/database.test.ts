@@ -756,8 +756,8 @@ describe.each(POOL_SIZES)('D5 pool of %i: statements that nobody awaited', (max)
     await as('acme', () =>
       pool.transaction(async (query) => {
         kept = (text) => query(text)
-        setTimeout(() => void query(EFFECT).then(timer.resolve, timer.resolve), 5)
         await query('select 1')
+        setTimeout(() => void query(EFFECT).then(timer.resolve, timer.resolve), 5)
       }),
     )
     expect(await timer.promise).toMatchObject({ code: 'ERR_TENANCY_UNIT_UNFINISHED' })
