@@ -260,7 +260,9 @@ describe('credentials', () => {
     const pool = open({
       clusters: {
         far: {
-          ...{ host, port, user: world.login },
+          host,
+          port,
+          user: world.login,
           password: () => {
             asked++
             return password()

@@ -169,7 +169,7 @@ describe('D1 fifty tenants in schemas, rows, databases, another cluster and logi
         (id) =>
           new Promise((resolve, reject) => {
             pool.connect((error, client, done) => {
-              if (error || client === undefined) return reject(error as Error)
+              if (client === undefined) return reject(error ?? new Error('No client.'))
               client.query(SELECT, (failure: Error | null, result: pg.QueryResult) => {
                 done()
                 if (failure) return reject(failure)

@@ -43,7 +43,7 @@ export async function startOtherServer(): Promise<OtherServer> {
 }
 
 /** One statement, or several, on a connection of its own. */
-export async function once(config: pg.ClientConfig, sql: string): Promise<pg.QueryResult> {
+async function once(config: pg.ClientConfig, sql: string): Promise<pg.QueryResult> {
   const client = new pg.Client(config)
   client.on('error', () => undefined)
   await client.connect()

@@ -71,15 +71,45 @@ export interface ResolvedDatabases {
 
 /** What the connections of another server do not have from the pool's own: where, who, and what only the pool itself needs. */
 const OWN = [
-  ...['host', 'port', 'user', 'password', 'database', 'connectionString', 'ssl', 'sslnegotiation'],
-  ...['options', 'stream', 'pipeline', 'Client', 'onConnect', 'connectionTimeoutMillis'],
+  'host',
+  'port',
+  'user',
+  'password',
+  'database',
+  'connectionString',
+  'ssl',
+  'sslnegotiation',
+  'options',
+  'stream',
+  'pipeline',
+  'Client',
+  'onConnect',
+  'connectionTimeoutMillis',
 ] as const
 
 const CLUSTER_KEYS = [
-  ...['host', 'port', 'user', 'password', 'database', 'connectionString', 'ssl', 'sslnegotiation'],
-  ...['options', 'engine', 'central', 'keepAlive', 'keepAliveInitialDelayMillis', 'types'],
-  ...['statement_timeout', 'query_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout'],
-  ...['application_name', 'fallback_application_name', 'client_encoding', 'enableChannelBinding'],
+  'host',
+  'port',
+  'user',
+  'password',
+  'database',
+  'connectionString',
+  'ssl',
+  'sslnegotiation',
+  'options',
+  'engine',
+  'central',
+  'keepAlive',
+  'keepAliveInitialDelayMillis',
+  'types',
+  'statement_timeout',
+  'query_timeout',
+  'lock_timeout',
+  'idle_in_transaction_session_timeout',
+  'application_name',
+  'fallback_application_name',
+  'client_encoding',
+  'enableChannelBinding',
 ]
 
 /**
@@ -152,9 +182,20 @@ export function fieldsOf(config: pg.ClientConfig): pg.ClientConfig {
 }
 
 const PARSED = [
-  ...['host', 'port', 'user', 'database', 'ssl', 'sslnegotiation', 'options', 'client_encoding'],
-  ...['application_name', 'fallback_application_name', 'statement_timeout', 'lock_timeout'],
-  ...['idle_in_transaction_session_timeout', 'query_timeout'],
+  'host',
+  'port',
+  'user',
+  'database',
+  'ssl',
+  'sslnegotiation',
+  'options',
+  'client_encoding',
+  'application_name',
+  'fallback_application_name',
+  'statement_timeout',
+  'lock_timeout',
+  'idle_in_transaction_session_timeout',
+  'query_timeout',
 ]
 
 /** @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID`. */

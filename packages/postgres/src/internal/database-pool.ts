@@ -90,7 +90,7 @@ export class DatabasePool {
         }) as typeof this.end
       }
     }
-    this.pool = new pg.Pool({ ...options, Client } as unknown as pg.PoolConfig)
+    this.pool = new pg.Pool({ ...options, Client })
   }
 
   /** Connections, from the attempt to open one until its socket has closed. */
