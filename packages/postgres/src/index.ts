@@ -1,3 +1,11 @@
+export type {
+  BreakerOptions,
+  ClusterOptions,
+  CredentialsOf,
+  DatabasesOptions,
+  TenantCredentials,
+  TenantLogin,
+} from './cluster-options.ts'
 export {
   type DoctorOptions,
   type DoctorReport,
@@ -32,6 +40,12 @@ export {
   type ShadowedTable,
 } from './shadowed-tables.ts'
 export { TenantClient } from './tenant-client.ts'
+export {
+  type CreateTenantDatabaseOptions,
+  createTenantDatabase,
+  type DropTenantDatabaseOptions,
+  dropTenantDatabase,
+} from './tenant-database.ts'
 export { TenantPool, type TransactionQuery } from './tenant-pool.ts'
 export type { TenantPoolOptions } from './tenant-pool-options.ts'
 export { createGateRole, createTenantRole, type TenantRoleOptions } from './tenant-roles.ts'
