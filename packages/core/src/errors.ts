@@ -12,6 +12,11 @@ export const ERRORS = {
     retryable: false,
     hint: 'The tenancy was closed. Create a new one, or close it later.',
   },
+  ERR_TENANCY_CLUSTER_UNKNOWN: {
+    status: 500,
+    retryable: false,
+    hint: "Name the cluster in the option clusters of the pool, or correct placement.cluster of the tenant's record.",
+  },
   ERR_TENANCY_CONTEXT_LOCKED: {
     status: 500,
     retryable: false,

@@ -80,7 +80,7 @@ async function start(
   kysely: KyselyPeer,
   closers: Closers,
 ): Promise<Partywall> {
-  const { redisUrl, sharedSchemas, max, defaultTenant } = config
+  const { redisUrl, sharedSchemas, max, clusters, databases, defaultTenant } = config
   if (redisUrl !== undefined) {
     const ioredis = await loadPeer('ioredis', 'redis.url', () => import('ioredis'))
     if (TenancyError.is(ioredis)) throw ioredis
@@ -129,12 +129,14 @@ async function start(
     redis.on('error', () => undefined)
     closers.add('Redis', () => (redis.status === 'ready' ? redis.quit() : redis.disconnect()))
   }
-  const pool = new TenantPool(tenancy, { ...login, max, sharedSchemas })
+  const pool = new TenantPool(tenancy, { ...login, max, sharedSchemas, clusters, databases })
   closers.add('The pool', () => pool.end())
   const provisioningPool = new TenantPool(tenancy, {
     ...login,
     max: 4,
     sharedSchemas,
+    clusters,
+    databases: { ...databases, maxConnections: 4, idleTimeoutMs: 2_000 },
     // Needed at the start and now and then.
     idleTimeoutMillis: 2_000,
   })
@@ -163,6 +165,7 @@ async function start(
     pool: provisioningPool,
     central: storePool,
     gate: gate?.role,
+    clusters,
     kysely,
     host,
     scheduler,
@@ -205,7 +208,8 @@ async function rehearse(config: ResolvedPartywallConfig): Promise<void> {
   })
   try {
     createPluginHost(tenancy, { plugins: config.plugins, services: () => ({}) as PluginExtras })
-    await new TenantPool(tenancy, { sharedSchemas: config.sharedSchemas }).end()
+    const { sharedSchemas, clusters, databases } = config
+    await new TenantPool(tenancy, { sharedSchemas, clusters, databases }).end()
   } finally {
     await tenancy.close()
   }

@@ -13,6 +13,7 @@ import {
   type TenantResolver,
   type TenantResolverFunction,
 } from '@partywall/core'
+import type { ClusterOptions, DatabasesOptions } from '@partywall/postgres'
 import { assertUrl } from './internal/assert-url.ts'
 import { finalStatusOf } from './internal/final-status.ts'
 import { configuredGate, type Gate } from './internal/gate.ts'
@@ -62,6 +63,10 @@ export interface DatabaseConfig {
   readonly dataDir?: string | undefined
   /** Connections of `wall.pool`. @defaultValue `10` */
   readonly max?: number | undefined
+  /** Other Postgres servers, by the name that `placement.cluster` of tenants says. @defaultValue `{}` */
+  readonly clusters?: Readonly<Record<string, ClusterOptions>> | undefined
+  /** Limits of the connections of `wall.pool` to databases other than that of `url`. */
+  readonly databases?: DatabasesOptions | undefined
   /** Schemas of data that all tenants share. @defaultValue `['public']`; `[]` if `defaultTenant` is `'public'` */
   readonly sharedSchemas?: readonly string[] | undefined
 }
@@ -104,6 +109,8 @@ export type ResolvedPartywallConfig = Readonly<{
   pooler: 'none' | 'transaction'
   dataDir: string
   max: number
+  clusters: Readonly<Record<string, ClusterOptions>>
+  databases: DatabasesOptions
   sharedSchemas: readonly string[]
   redisUrl: string | undefined
   plugins: readonly Plugin<PartywallServices>[]
@@ -126,7 +133,16 @@ export const CONFIG_KEYS = {
     'reveal',
     'resolve',
   ],
-  database: ['url', 'gateUrl', 'pooler', 'dataDir', 'max', 'sharedSchemas'],
+  database: [
+    'url',
+    'gateUrl',
+    'pooler',
+    'dataDir',
+    'max',
+    'clusters',
+    'databases',
+    'sharedSchemas',
+  ],
   redis: ['url'],
 } as const
 
@@ -138,7 +154,7 @@ export function resolvePartywallConfig(config: PartywallConfig = {}): ResolvedPa
     assertKnownKeys(name, value, CONFIG_KEYS[name as 'tenancy' | 'database' | 'redis'])
   if (!Array.isArray(plugins)) throw invalid('plugins must be a list of plugins.')
   if (log !== undefined && typeof log !== 'function') throw invalid('log must be a function.')
-  const { dataDir = '.partywall/postgres', max = 10 } = database
+  const { dataDir = '.partywall/postgres', max = 10, clusters = {}, databases = {} } = database
   if (typeof dataDir !== 'string' || dataDir === '')
     throw invalid('database.dataDir must be the path of a directory.')
   if (!Number.isSafeInteger(max) || max < 1)
@@ -154,6 +170,8 @@ export function resolvePartywallConfig(config: PartywallConfig = {}): ResolvedPa
     pooler: resolvePooler(database),
     dataDir,
     max,
+    clusters: { ...clusters },
+    databases,
     sharedSchemas: resolveSharedSchemas(database.sharedSchemas, defaultTenant),
     redisUrl: assertUrl('redis.url', redis.url, ['redis:', 'rediss:']),
     plugins: plugins.map((plugin) => definePlugin<PartywallServices>(plugin)),

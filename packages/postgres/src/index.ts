@@ -1,4 +1,12 @@
 export { assertPooler } from './assert-pooler.ts'
+export type {
+  BreakerOptions,
+  ClusterOptions,
+  CredentialsOf,
+  DatabasesOptions,
+  TenantCredentials,
+  TenantLogin,
+} from './cluster-options.ts'
 export {
   type DoctorOptions,
   type DoctorReport,
@@ -43,6 +51,12 @@ export {
   type ShadowedTable,
 } from './shadowed-tables.ts'
 export { TenantClient } from './tenant-client.ts'
+export {
+  type CreateTenantDatabaseOptions,
+  createTenantDatabase,
+  type DropTenantDatabaseOptions,
+  dropTenantDatabase,
+} from './tenant-database.ts'
 export { TenantPool, type TransactionQuery } from './tenant-pool.ts'
 export type { TenantPoolOptions } from './tenant-pool-options.ts'
 export { createGateRole, createTenantRole, type TenantRoleOptions } from './tenant-roles.ts'

@@ -1,5 +1,15 @@
 import { TenancyError } from '@partywall/core'
 import type pg from 'pg'
+import {
+  type Cluster,
+  type ClusterOptions,
+  type CredentialsOf,
+  type DatabasesOptions,
+  type ResolvedDatabases,
+  resolveCluster,
+  resolveDatabases,
+  type TenantLogin,
+} from './cluster-options.ts'
 import type { TenantRoleMode, TenantTimeout } from './internal/tenant-prefix.ts'
 import { assertSchemaName } from './search-path.ts'
 
@@ -49,6 +59,17 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
    * @defaultValue `'off'`
    */
   readonly pipelineDepth?: number | 'off' | undefined
+  /** Other Postgres servers, by the name that `placement.cluster` of tenants' records says. Tenants without one are on the pool's own server. @defaultValue `{}` */
+  readonly clusters?: Readonly<Record<string, ClusterOptions>> | undefined
+  /** Limits of the connections to all databases but the pool's own, which `max` is for. */
+  readonly databases?: DatabasesOptions | undefined
+  /**
+   * `'per-tenant'`: connections of a tenant are opened as its own login role, and are nobody else's: against SQL that is written to switch roles. They count as a database of their own in `databases`. A function says it for each
+   * tenant, once for each record. Needs `credentials`. @defaultValue `'shared'`: the login of the pool, or of the cluster
+   */
+  readonly login?: TenantLogin | undefined
+  /** The password of a tenant with a login of its own, and its user, by default the tenant's role (`tenant-<id>`). Asked at each new connection. */
+  readonly credentials?: CredentialsOf | undefined
   /** Connection settings of `pool.central` that differ from those of the pool; its `max` is 2 unless set here. */
   readonly central?: pg.PoolConfig | undefined
 }
@@ -67,6 +88,10 @@ export interface ResolvedTenantPoolOptions {
   readonly pooled: boolean
   readonly statementTimeoutMs: TenantTimeout
   readonly lockTimeoutMs: TenantTimeout
+  readonly clusters: ReadonlyMap<string, Cluster>
+  readonly databases: ResolvedDatabases
+  readonly login: TenantLogin
+  readonly credentials: CredentialsOf | undefined
 }
 
 /**
@@ -90,6 +115,10 @@ export function resolveTenantPoolOptions(
     statementTimeoutMs = 'none',
     lockTimeoutMs = 'none',
     central = {},
+    clusters = {},
+    databases,
+    login = 'shared',
+    credentials,
     ...pool
   } = options
   if (!Array.isArray(sharedSchemas))
@@ -125,6 +154,16 @@ export function resolveTenantPoolOptions(
       'ERR_TENANCY_OPTION_INVALID',
       'options cannot set search_path: the base path of the pool is empty, so that nothing is found without a tenant.',
     )
+  if (login !== 'shared' && login !== 'per-tenant' && typeof login !== 'function')
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      `login must be 'shared', 'per-tenant' or a function, got ${String(login)}.`,
+    )
+  if (login !== 'shared' && typeof credentials !== 'function')
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      'login per tenant needs credentials, a function that answers { password } for a tenant.',
+    )
   return {
     pool,
     central: { ...pool, max: 2, onConnect: undefined, ...central },
@@ -140,6 +179,15 @@ export function resolveTenantPoolOptions(
     pooled: pooler === 'transaction',
     statementTimeoutMs: timeout('statementTimeoutMs', statementTimeoutMs),
     lockTimeoutMs: timeout('lockTimeoutMs', lockTimeoutMs),
+    clusters: new Map(
+      Object.entries(clusters).map(([name, cluster]) => [
+        name,
+        resolveCluster(name, cluster, pool),
+      ]),
+    ),
+    databases: resolveDatabases(databases),
+    login,
+    credentials,
   }
 }
 

@@ -1,7 +1,11 @@
 import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import { type Tenancy, TenancyError, type Tenant, type TenantScope } from '@partywall/core'
 import pg from 'pg'
+import { type ClusterOptions, fieldsOf, resolveCluster } from './cluster-options.ts'
+import { CentralPools } from './internal/central-pools.ts'
 import { createClientHandle } from './internal/client-handle.ts'
+import { type DatabaseCounts, DatabasePools } from './internal/database-pools.ts'
+import { targetOf } from './internal/database-target.ts'
 import { Lanes } from './internal/lanes.ts'
 import { isSubmittable } from './internal/pg-internals.ts'
 import { runsCode, sharedText } from './internal/query-config.ts'
@@ -15,7 +19,7 @@ import {
 } from './tenant-pool-options.ts'
 
 /** Takes a connection for a tenant. */
-type Connect = (tenantId: string, callback: ConnectCallback) => void
+type Connect = (opened: Opened, callback: ConnectCallback) => void
 type Callback = (error: Error | undefined | null, result?: unknown) => void
 type ConnectCallback = (
   error: Error | undefined,
@@ -47,6 +51,8 @@ export class TenantPool extends pg.Pool {
   readonly #madeIn: string | undefined
   /** What the pool takes to stand between it and the server; `assertPooler` compares. */
   readonly pooler: 'none' | 'transaction'
+  readonly #databases: DatabasePools
+  readonly #centrals: CentralPools
   /** The schemas that stand behind the tenant's own in its search_path. */
   readonly sharedSchemas: readonly string[]
   /** The schema that holds the tables of all tenants with `row` isolation. */
@@ -82,10 +88,26 @@ export class TenantPool extends pg.Pool {
     this.pooler = resolved.pooled ? 'transaction' : 'none'
     this.sharedSchemas = Object.freeze([...sharedSchemas])
     this.rowSchema = resolved.rowSchema
+    this.#centrals = new CentralPools(resolved.databases.connectTimeoutMs)
+    this.#databases = new DatabasePools({
+      own: { connection: fieldsOf(pool), central: fieldsOf(central) },
+      clusters: resolved.clusters,
+      limits: resolved.databases,
+      connectionLimits: resolved,
+      credentials: resolved.credentials,
+      options: keepingOf(this.options),
+      outside,
+      events: this,
+    })
     // An idle connection that breaks is replaced; without a listener it would end the process.
     this.on('error', () => undefined)
     const checkOut = super.connect.bind(this) as (callback: ConnectCallback) => void
-    const connect: Connect = (tenantId, callback) => this.#wait(checkOut, tenantId, callback)
+    const connect: Connect = ({ scope: { tenant }, prefix: { target } }, callback) =>
+      this.#wait(
+        target === undefined ? checkOut : (take) => this.#databases.connect(target, tenant, take),
+        tenant.id,
+        callback,
+      )
     this.#lanes = resolved.pipelineDepth === 'off' ? undefined : this.#openLanes(checkOut, resolved)
     const query = super.query.bind(this) as (...args: unknown[]) => unknown
     this.connect = ((callback?: ConnectCallback) =>
@@ -103,18 +125,63 @@ export class TenantPool extends pg.Pool {
    */
   get central(): pg.Pool {
     if (this.ending && this.#central === undefined) throw poolEnded()
-    const from = this.#tenancy.current()
-    if (from !== undefined)
-      this.#tenancy.events.emit('isolation:bypassed', {
-        door: 'pool.central',
-        from,
-        reason: 'pool.central was used inside a tenant',
-      })
+    this.#tellBypass('pool.central')
     if (this.#central === undefined) {
       this.#central = this.#tenancy.context.outside(() => new pg.Pool(this.#centralOptions))
       this.#central.on('error', () => undefined)
     }
     return this.#central
+  }
+
+  /**
+   * A plain pool of at most two connections outside of every tenant, like `central`, in the database of a tenant, or in the own database of a cluster; `undefined` is the pool's own server, and its pool is `central`. For work on
+   * databases and schemas there. Opened at its first use; every use from within a tenant is told by `isolation:bypassed`.
+   *
+   * @throws {TenancyError} `ERR_TENANCY_CLUSTER_UNKNOWN`, `ERR_TENANCY_CLOSED`.
+   */
+  centralOf(place: Tenant | string | undefined): pg.Pool {
+    if (this.ending) throw poolEnded()
+    const target =
+      typeof place === 'object'
+        ? targetOf(place)
+        : place === undefined
+          ? undefined
+          : { key: JSON.stringify([place]), cluster: place, database: undefined }
+    if (target === undefined) return this.central
+    const { key, cluster, database } = target
+    const settings = (): pg.ClientConfig => {
+      const { central } = this.#databases.clusterOf(cluster)
+      return database === undefined ? central : { ...central, database }
+    }
+    this.#databases.clusterOf(cluster, typeof place === 'object' ? place : undefined)
+    this.#tellBypass('pool.centralOf')
+    return this.#tenancy.context.outside(() => this.#centrals.get(key, cluster, settings))
+  }
+
+  #tellBypass(door: string): void {
+    const from = this.#tenancy.current()
+    if (from !== undefined)
+      this.#tenancy.events.emit('isolation:bypassed', {
+        door,
+        from,
+        reason: `${door} was used inside a tenant`,
+      })
+  }
+
+  /** The connections to all databases but the pool's own, which `totalCount`, `idleCount` and `waitingCount` are about. */
+  get databaseCounts(): DatabaseCounts {
+    return this.#databases.counts
+  }
+
+  /**
+   * Adds a cluster, or gives one other settings, credentials that were rotated for example: connections are opened with them from now on, idle ones are closed at once, and those in use when they are released. A database that
+   * was not tried any more is tried again. For a password alone, a function in its place does the same without this.
+   *
+   * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID`.
+   */
+  setCluster(name: string, options: ClusterOptions): void {
+    this.#databases.setCluster(name, resolveCluster(name, options, this.options))
+    this.#centrals.refresh(name)
   }
 
   /** Connections that were thrown away because they might have carried something of a tenant to the next one. */
@@ -189,14 +256,15 @@ export class TenantPool extends pg.Pool {
 
   /** Waits for the tenant's turn and for a connection. pg forgets whoever waits when the pool ends; here they are told. */
   #wait(
-    checkOut: (callback: ConnectCallback) => void,
+    checkOut: (callback: ConnectCallback) => (() => void) | void,
     tenantId: string,
     callback: ConnectCallback,
   ): void {
     this.#waiting.add(callback)
     let timer: NodeJS.Timeout | undefined
-    const start = (): void =>
-      checkOut((error, client, done) => {
+    let stopWaiting: (() => void) | void
+    const start = (): void => {
+      stopWaiting = checkOut((error, client, done) => {
         clearTimeout(timer)
         const leave = (reason?: Error | boolean): void => {
           // With some errors, pg gives nothing back to give back.
@@ -207,11 +275,13 @@ export class TenantPool extends pg.Pool {
         if (client === undefined) leave()
         callback(error, client, leave)
       })
+    }
     const giveUp = this.#turns.enter(tenantId, start)
     if (this.#checkoutTimeoutMs === 'never' || !this.#waiting.has(callback)) return
     timer = setTimeout(() => {
       if (!this.#waiting.delete(callback)) return
       giveUp()
+      stopWaiting?.()
       callback(poolExhausted(tenantId, this.#checkoutTimeoutMs), undefined, () => undefined)
     }, this.#checkoutTimeoutMs)
     timer.unref()
@@ -236,7 +306,7 @@ export class TenantPool extends pg.Pool {
   }
 
   #checkOut(connect: Connect, { scope, prefix }: Opened, callback: ConnectCallback): void {
-    connect(scope.tenant.id, (error, lent, done) => {
+    connect({ scope, prefix }, (error, lent, done) => {
       if (lent === undefined) return callback(error, undefined, done)
       const client = lent as unknown as TenantClient
       client.lend(scope.tenant, prefix)
@@ -301,7 +371,8 @@ export class TenantPool extends pg.Pool {
     values: unknown,
     callback: Callback,
   ): boolean {
-    const text = sharedText(config)
+    // Lanes are of the pool's own database.
+    const text = opened.prefix.target === undefined ? sharedText(config) : undefined
     if (text === undefined || !lanes.takes(text)) return false
     const tenantId = opened.scope.tenant.id
     let timer: NodeJS.Timeout | undefined
@@ -364,7 +435,7 @@ export class TenantPool extends pg.Pool {
               done,
               error !== null && !client.usable ? error : undefined,
             )
-            if (this.#lanes !== undefined && error === null) {
+            if (this.#lanes !== undefined && prefix.target === undefined && error === null) {
               const text = sharedText(config)
               const command = residue ?? (result as { command?: unknown }).command
               if (text !== undefined)
@@ -379,7 +450,7 @@ export class TenantPool extends pg.Pool {
       }
     }
     // A statement that had to wait is sent by whoever releases a connection, and the driver serialises its parameters then; some of them are code of the caller's.
-    connect(scope.tenant.id, runsCode(config, values) ? AsyncResource.bind(send) : send)
+    connect({ scope, prefix }, runsCode(config, values) ? AsyncResource.bind(send) : send)
   }
 
   #giveBack(
@@ -412,7 +483,7 @@ export class TenantPool extends pg.Pool {
     try {
       const scope = this.#tenancy.require()
       const prefix = this.#prefixes.bytesFor(scope.tenant)
-      return prefix.target === undefined ? { scope, prefix } : unsupportedPlacement(scope.tenant)
+      return { scope, prefix }
     } catch (error) {
       if (TenancyError.is(error)) return error
       throw error
@@ -448,7 +519,12 @@ export class TenantPool extends pg.Pool {
     this.#waiting.clear()
     for (const callback of waiting) callback(poolEnded(), undefined, () => undefined)
     this.#lanes?.close(poolEnded())
-    await Promise.all([super.end(), this.#central?.end()])
+    await Promise.all([
+      super.end(),
+      this.#central?.end(),
+      this.#centrals.end(),
+      this.#databases.end(),
+    ])
   }
 }
 
@@ -460,12 +536,10 @@ function poolExhausted(tenantId: string, timeoutMs: number | 'never'): TenancyEr
   )
 }
 
-function unsupportedPlacement({ id, isolation }: Tenant): TenancyError {
-  return new TenancyError(
-    'ERR_TENANCY_ISOLATION_UNSUPPORTED',
-    `Tenant ${id} is placed in ${isolation === 'schema' ? 'another database' : `a ${isolation} of its own`}, and this pool serves one database.`,
-    { tenantId: id },
-  )
+/** What a pool is told about keeping connections, and the rest of its options are about where they go. */
+function keepingOf(options: pg.PoolConfig): pg.PoolConfig {
+  const { maxLifetimeSeconds, maxUses, allowExitOnIdle, verify, log, onConnect } = options
+  return { maxLifetimeSeconds, maxUses, allowExitOnIdle, verify, log, onConnect }
 }
 
 function poolEnded(): TenancyError {

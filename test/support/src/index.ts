@@ -1,6 +1,7 @@
 export { canary, foreignCanaries } from './canary.ts'
 export { type CollectedWarnings, collectWarnings } from './collect-warnings.ts'
 export { type EventuallyOptions, eventually } from './eventually.ts'
+export type { RunningServer } from './internal/running-server.ts'
 export { type SeededRandom, seededRandom, testSeed } from './seeded-random.ts'
 export { createTestDatabase, type TestDatabase } from './test-database.ts'
 export {
@@ -11,4 +12,4 @@ export {
 } from './test-pgbouncer.ts'
 export { startTestPooler, type TestPooler, type TestPoolerOptions } from './test-pooler.ts'
 export { createTestRedis, type TestRedis, type TestRedisOptions } from './test-redis.ts'
-export { startTestServers, type TestServers } from './test-servers.ts'
+export { startTestPostgres, startTestServers, type TestServers } from './test-servers.ts'

@@ -109,7 +109,12 @@ export class Lane {
       query._result._types = this.#types
     const compose = (): ComposedStatement | undefined =>
       this.#connection.compose(unit.tenantId, unit.prefix, unit.text, query)
-    const statement = unit.within === undefined ? compose() : unit.within(compose)
+    let statement: ComposedStatement | undefined
+    try {
+      statement = unit.within === undefined ? compose() : unit.within(compose)
+    } catch (error) {
+      unit.callback(error as Error)
+    }
     // The parameters could not be written down: the caller was told.
     if (statement === undefined) return this.#events.onAnswer()
     if (this.#out.length === 0) process.nextTick(() => this.#write())
@@ -256,6 +261,7 @@ export class Lane {
     const sent = this.#sent
     this.#sent = []
     this.#events.onEnd(error)
-    for (const { unit } of sent) unit.callback(error)
+    // Of the first, the server may have said why.
+    for (const { unit, failure } of sent) unit.callback((failure as Error | undefined) ?? error)
   }
 }

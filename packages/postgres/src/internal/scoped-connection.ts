@@ -6,6 +6,7 @@ import {
   executeMessage,
   flushMessage,
   parseMessage,
+  syncMessage,
 } from './frontend-messages.ts'
 import { HeldTransaction, type LocalAnswer } from './held-transaction.ts'
 import {
@@ -211,58 +212,58 @@ export class ScopedConnection extends PgConnectionBase {
     query: Submits,
   ): ComposedStatement | undefined {
     const scope = this.#cleaned ? prefix.firstAgain : prefix.first
-    const messages: Uint8Array[] = []
     const named = this.#names?.claim(tenantId, text)
     const known = named?.known === true
+    const name = named?.name ?? ''
+    const base = PgConnectionBase.prototype
     let columns = known ? named.columns : undefined
     let binary = false
-    let bound = false
-    const base = PgConnectionBase.prototype
-    const name = named?.name ?? ''
+    const bind: Uint8Array[] = []
     // pg's query object writes itself down; names, scope and end are ours.
     const recorder = {
       stream: {},
       parsedStatements: {},
       submittedNamedStatements: {},
-      parse: () => undefined,
+      parse: ignore,
       bind: (message: { binary?: boolean }) => {
         binary = message.binary === true
         if (binary) columns = undefined
-        if (!known) {
-          const evicted = named === undefined ? undefined : this.#names?.evict()
-          if (evicted?.known === true) this._send(closeStatementMessage(evicted.name))
-          if (named !== undefined) this._send(closeStatementMessage(name))
-          this._send(parseMessage(name, text))
-        }
         base.bind.call(this, { ...message, statement: name })
-        bound = true
-        if (columns === undefined) this._send(describePortalMessage(''))
-        this._send(executeMessage())
       },
       query: () => recorder.bind({}),
-      describe: () => undefined,
-      execute: () => undefined,
-      sync: () => undefined,
-      flush: () => undefined,
-      close: () => undefined,
+      describe: ignore,
+      execute: ignore,
+      sync: ignore,
+      flush: ignore,
+      close: ignore,
     }
-    this.#gathered = messages
+    this.#gathered = bind
     try {
-      if (this.#mustPrepare(scope)) {
-        messages.push(scope.statement.parse)
-        // At once: the next statement of the lane follows before the answer.
-        this.#hasPrepared()
-      }
-      messages.push(scope.bytes)
       const refused = query.submit(recorder)
       if (refused !== null) process.nextTick(() => query.handleError?.(refused, recorder))
-      if (!bound) return undefined
-      this.#tenants.add(tenantId)
-      base.sync.call(this)
-      return { messages, scope, named, known, columns, binary }
     } finally {
       this.#gathered = undefined
     }
+    if (bind.length === 0) return undefined
+    // From here on everything is sent.
+    this.#tenants.add(tenantId)
+    const messages: Uint8Array[] = []
+    if (this.#mustPrepare(scope)) {
+      messages.push(scope.statement.parse)
+      // At once: the next statement of the lane follows before the answer.
+      this.#hasPrepared()
+    }
+    messages.push(scope.bytes)
+    if (!known) {
+      const evicted = named === undefined ? undefined : this.#names?.evict()
+      if (evicted?.known === true) messages.push(closeStatementMessage(evicted.name))
+      if (named !== undefined) messages.push(closeStatementMessage(name))
+      messages.push(parseMessage(name, text))
+    }
+    messages.push(...bind)
+    if (columns === undefined) messages.push(describePortalMessage(''))
+    messages.push(executeMessage(), syncMessage())
+    return { messages, scope, named, known, columns, binary }
   }
 
   /** Whether each transaction may come to another session. */
@@ -765,6 +766,8 @@ export class ScopedConnection extends PgConnectionBase {
     this.#shift = 0
   }
 }
+
+function ignore(): void {}
 
 /** A record that shows nothing of what it is given; `texts` has it. */
 function forgetful(texts: Map<string, string>): Record<string, string> {

@@ -1,4 +1,5 @@
 import { physicalName, TenancyError, type Tenant } from '@partywall/core'
+import type { TenantLogin } from '../cluster-options.ts'
 import {
   assertNotShared,
   quoteIdentifier,
@@ -35,6 +36,8 @@ export interface TenantPrefixOptions extends Required<SchemaNames> {
   readonly pooled: boolean
   readonly statementTimeoutMs: TenantTimeout
   readonly lockTimeoutMs: TenantTimeout
+  /** @defaultValue `'shared'` */
+  readonly login?: TenantLogin
 }
 
 /** Makes the bytes that enter a tenant, and keeps them: they are the same for every statement of the tenant. */
@@ -62,16 +65,25 @@ export class TenantPrefixes {
       firstAgain,
       next: pooled ? firstAgain : within,
       within,
-      target: targetOf(tenant),
+      target: targetOf(tenant, this.#hasLogin(tenant)),
     }
     this.#bytes.set(tenant, bytes)
     return bytes
   }
 
+  #hasLogin(tenant: Tenant): boolean {
+    const { login = 'shared' } = this.#options
+    return (typeof login === 'function' ? login(tenant) : login) === 'per-tenant'
+  }
+
   #valuesFor(tenant: Tenant): ScopeValues {
     const { role, statementTimeoutMs, lockTimeoutMs } = this.#options
     return {
-      role: role === 'per-tenant' ? physicalName('role', tenant.id) : undefined,
+      // Who logs in as the tenant need not become it.
+      role:
+        role === 'per-tenant' && !this.#hasLogin(tenant)
+          ? physicalName('role', tenant.id)
+          : undefined,
       path: searchPathOf(tenant, this.#options),
       tenantId: tenant.isolation === 'row' ? tenant.id : undefined,
       statementTimeoutMs: limitFor(tenant, 'statementTimeoutMs', statementTimeoutMs),
