@@ -105,7 +105,12 @@ async function start(
   const watch =
     config.databaseUrl === undefined
       ? 'listen'
-      : await guardPooler({ login, registry: storePool, registryApart: gate !== undefined })
+      : await guardPooler({
+          login: { ...login, clusters },
+          clusters: Object.keys(clusters),
+          registry: storePool,
+          registryApart: gate !== undefined,
+        })
   const store = new PostgresTenantStore(storePool, { watch })
   await store.migrate()
 

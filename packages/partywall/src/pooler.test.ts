@@ -113,6 +113,23 @@ describe('is refused before anything is created', () => {
   })
 })
 
+test('a cluster behind a pooler that nobody told of is refused, one that cannot be reached is left to its tenants', async () => {
+  const url = loginAs(db.url, OWNER)
+  await using pooler = await startTestPooler({ postgresUrl: url, connections: 1 })
+  const clusters = {
+    down: { connectionString: 'postgres://nobody@127.0.0.1:1/x' },
+    pooled: { connectionString: pooler.url },
+  }
+  await expect(open({ url, clusters })).rejects.toMatchObject({
+    code: 'ERR_TENANCY_POOLER_UNSAFE',
+    message: expect.stringContaining('Cluster pooled:'),
+  })
+  expect(await schemas()).toEqual(['public'])
+  const wall = await open({ url, clusters: { down: clusters.down } })
+  await wall.run(ACME, () => wall.plugins.call('notes', 'add', 1))
+  await wall.close()
+})
+
 describe('an address past the pooler', () => {
   test('is not taken for one', async () => {
     const wall = await open({ url: loginAs(db.url, OWNER) })

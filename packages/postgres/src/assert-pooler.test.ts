@@ -85,6 +85,28 @@ test('behind a pooler of any make, a pool that was not told is refused', async (
   }
 })
 
+test('each cluster of a pool is looked at by its name', async () => {
+  await using pooler = await startTestPooler({
+    postgresUrl: urlOf(db.url, EMPTY),
+    connections: 1,
+  })
+  const clusters = {
+    near: { connectionString: urlOf(db.url, EMPTY) },
+    far: { connectionString: pooler.url },
+  }
+  const pool = new TenantPool(tenancy, { connectionString: urlOf(db.url, EMPTY), clusters })
+  expect((await assertPooler(pool)).mode).toBe('none')
+  expect((await assertPooler(pool, { cluster: 'near' })).mode).toBe('none')
+  await expect(assertPooler(pool, { cluster: 'far' })).rejects.toMatchObject({
+    code: 'ERR_TENANCY_POOLER_UNSAFE',
+    message: expect.stringMatching(/^Cluster far: /),
+  })
+  await expect(assertPooler(pool, { cluster: 'fra' })).rejects.toMatchObject({
+    code: 'ERR_TENANCY_CLUSTER_UNKNOWN',
+  })
+  await pool.end()
+})
+
 describe.skipIf(missing)(`behind PgBouncer${missing ? ` (SKIPPED: ${missing})` : ''}`, () => {
   const ignoring = { ignore_startup_parameters: 'search_path' }
   const unclean = { ...ignoring, server_reset_query: '' }

@@ -1,4 +1,4 @@
-export { assertPooler } from './assert-pooler.ts'
+export { type AssertPoolerOptions, assertPooler } from './assert-pooler.ts'
 export type {
   BreakerOptions,
   ClusterOptions,

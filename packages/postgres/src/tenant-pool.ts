@@ -158,6 +158,11 @@ export class TenantPool extends pg.Pool {
     return this.#tenancy.context.outside(() => this.#centrals.get(key, cluster, settings))
   }
 
+  /** @internal How the clients of the pool reach a cluster. @throws {TenancyError} `ERR_TENANCY_CLUSTER_UNKNOWN`. */
+  connectionOf(cluster: string): pg.ClientConfig {
+    return this.#databases.clusterOf(cluster).connection
+  }
+
   #tellBypass(door: string): void {
     const from = this.#tenancy.current()
     if (from !== undefined)

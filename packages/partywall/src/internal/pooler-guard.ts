@@ -5,6 +5,8 @@ import type pg from 'pg'
 export interface PoolerGuardOptions {
   /** What the pools of tenants will be made with. */
   readonly login: TenantPoolOptions
+  /** The names of the clusters in `login`. */
+  readonly clusters: readonly string[]
   /** The pool of the tenant registry, and whether it has another login than the tenants' pools. */
   readonly registry: pg.Pool
   readonly registryApart: boolean
@@ -19,13 +21,17 @@ export interface PoolerGuardOptions {
  */
 export async function guardPooler({
   login,
+  clusters,
   registry,
   registryApart,
 }: PoolerGuardOptions): Promise<'listen' | 'off'> {
   const tenancy = createTenancy({ store: memoryTenantStore([]) })
   const pool = new TenantPool(tenancy, login)
   try {
-    const tenants = await assertPooler(pool)
+    const [tenants] = await Promise.all([
+      assertPooler(pool),
+      ...clusters.map((cluster) => assertCluster(pool, cluster)),
+    ])
     const { mode, evidence } = registryApart ? await probePooler(registry) : tenants
     if (mode === 'statement')
       throw new TenancyError(
@@ -37,5 +43,14 @@ export async function guardPooler({
   } finally {
     await pool.end()
     await tenancy.close()
+  }
+}
+
+/** One that cannot be reached concerns the tenants that are placed there, and not the start of all others. */
+async function assertCluster(pool: TenantPool, cluster: string): Promise<void> {
+  try {
+    await assertPooler(pool, { cluster, timeoutMs: 5_000 })
+  } catch (error) {
+    if (!TenancyError.is(error, 'ERR_TENANCY_DATABASE_UNAVAILABLE')) throw error
   }
 }
