@@ -51,7 +51,7 @@ export class TenantPrefixes {
     if (known !== undefined) return known
     const { sharedSchemas, pooled } = this.#options
     assertNotShared(tenant, sharedSchemas)
-    const values = this.#valuesFor(tenant)
+    const values = this.valuesFor(tenant)
     // Behind a pooler every statement may be the first that its session sees of the pool.
     const firstAgain = scopePrefix('firstAgain', values, !pooled)
     const bytes: TenantPrefix = {
@@ -64,7 +64,8 @@ export class TenantPrefixes {
     return bytes
   }
 
-  #valuesFor(tenant: Tenant): ScopeValues {
+  /** The values themselves, for a session that is one tenant's alone. Throws as `bytesFor` does. */
+  valuesFor(tenant: Tenant): ScopeValues {
     const { role, statementTimeoutMs, lockTimeoutMs } = this.#options
     return {
       role: role === 'per-tenant' ? physicalName('role', tenant.id) : undefined,
