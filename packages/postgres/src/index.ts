@@ -6,6 +6,7 @@ export {
   type FindingCode,
   type FindingSeverity,
 } from './doctor.ts'
+export type { TenantPoolClient } from './internal/client-handle.ts'
 export {
   createMigration,
   loadMigrations,
@@ -32,7 +33,17 @@ export {
   type ShadowedTable,
 } from './shadowed-tables.ts'
 export { TenantClient } from './tenant-client.ts'
-export { TenantPool, type TransactionQuery } from './tenant-pool.ts'
+export {
+  TenantPool,
+  type TransactionOptions,
+  type TransactionQuery,
+  type UnsafeSessionOptions,
+} from './tenant-pool.ts'
 export type { TenantPoolOptions } from './tenant-pool-options.ts'
 export { createGateRole, createTenantRole, type TenantRoleOptions } from './tenant-roles.ts'
 export { createTenantSchema } from './tenant-schema.ts'
+export type {
+  ListenOptions,
+  NotificationListener,
+  TenantSubscription,
+} from './tenant-subscription.ts'

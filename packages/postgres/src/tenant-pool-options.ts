@@ -43,6 +43,12 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
    * connection. `'off'`: none, for a pooler in between that does not keep them. @defaultValue `256`
    */
   readonly preparedStatements?: number | 'off' | undefined
+  /**
+   * Connection settings, where they differ from those of the pool, of what needs a session of its own: `listen` and `unsafeSession`. With `pooler: 'transaction'`, the way to the server past the pooler; both are refused without it.
+   */
+  readonly direct?: pg.PoolConfig | undefined
+  /** Sessions of `unsafeSession` at a time, besides the connections of the pool; more wait for their turn. @defaultValue `2` */
+  readonly maxUnsafeSessions?: number | undefined
   /** Connection settings of `pool.central` that differ from those of the pool; its `max` is 2 unless set here. */
   readonly central?: pg.PoolConfig | undefined
 }
@@ -50,6 +56,9 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
 export interface ResolvedTenantPoolOptions {
   readonly pool: pg.PoolConfig
   readonly central: pg.PoolConfig
+  /** `undefined`: there is no way past the pooler. */
+  readonly direct: pg.PoolConfig | undefined
+  readonly maxUnsafeSessions: number
   readonly sharedSchemas: readonly string[]
   readonly preparedStatements: number | 'off'
   readonly role: TenantRoleMode
@@ -82,6 +91,8 @@ export function resolveTenantPoolOptions(
     statementTimeoutMs = 'none',
     lockTimeoutMs = 'none',
     central = {},
+    direct,
+    maxUnsafeSessions = 2,
     ...pool
   } = options
   if (!Array.isArray(sharedSchemas))
@@ -112,8 +123,23 @@ export function resolveTenantPoolOptions(
       'ERR_TENANCY_OPTION_INVALID',
       'options cannot set search_path: the base path of the pool is empty, so that nothing is found without a tenant.',
     )
+  // pg lets a connection string win over single members, so these would lead to where the string does: to the pooler.
+  if (
+    direct !== undefined &&
+    pool.connectionString !== undefined &&
+    direct.connectionString === undefined
+  )
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      'direct needs a connectionString of its own, because the pool has one.',
+    )
   return {
     pool,
+    direct:
+      direct === undefined && pooler === 'transaction'
+        ? undefined
+        : { ...pool, onConnect: undefined, ...direct },
+    maxUnsafeSessions: atLeastOne('maxUnsafeSessions', maxUnsafeSessions),
     central: { ...pool, max: 2, onConnect: undefined, ...central },
     sharedSchemas: sharedSchemas.map(assertSchemaName),
     preparedStatements,

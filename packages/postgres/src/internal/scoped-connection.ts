@@ -104,6 +104,10 @@ export class ScopedConnection extends PgConnectionBase {
   #synced = false
   /** Messages are swallowed: the statement was answered here. */
   #muted = false
+  /** Answers are swallowed until the end of the batch: the statement was answered by a refusal of ours. */
+  #refused = false
+  /** What the end of the answer waits for: a cancel request that may still reach the server. */
+  #readyAfter: Promise<unknown> | undefined
   /** Sends the statement under way once more; known until it runs. */
   #record: ((again: Again) => void) | undefined
   /** What was sent of it behind the scope. */
@@ -144,6 +148,16 @@ export class ScopedConnection extends PgConnectionBase {
     }
     this.on('end', die)
     this.on('error', die)
+  }
+
+  /** Whether a statement was sent whose answer has not come to its end. */
+  get underWay(): boolean {
+    return this.#underWay
+  }
+
+  /** Keeps the end of the answer that is under way back until then: nothing else is sent before, for nobody. */
+  holdReady(until: Promise<unknown>): void {
+    this.#readyAfter = until
   }
 
   /** Lends the connection to a tenant: `prefix` is what enters it. */
@@ -316,6 +330,17 @@ export class ScopedConnection extends PgConnectionBase {
     // Of a session that lies, only its end is of interest.
     if (this.#distrusted && event !== 'end' && event !== 'error') return true
     const message = args[0] as BackendMessage
+    if (this.#mode === 'scoped') {
+      // Whatever listens here, a function for example: channels belong to the whole database, and so does what they tell.
+      if (event === 'notification') return true
+      if (this.#refused && CLEANED.has(event) && event !== 'readyForQuery') return true
+    }
+    if (event === 'readyForQuery' && this.#readyAfter !== undefined) {
+      const after = this.#readyAfter
+      this.#readyAfter = undefined
+      void after.then(() => this.#dead || this.emit(event, ...args))
+      return true
+    }
     if (this.#cleaner !== undefined && CLEANED.has(event)) {
       this.#clean(this.#cleaner.onMessage(event, message), message)
       return true
@@ -357,6 +382,10 @@ export class ScopedConnection extends PgConnectionBase {
           return true
         }
         this.#completed(message.text ?? '')
+        if (message.text === 'LISTEN' && this.#mode === 'scoped') {
+          this.#refused = true
+          return super.emit('errorMessage', listenRefused(this.#tenantId))
+        }
         break
       case 'errorMessage':
         if (this.#ownReplies > 0 && !this.#isOfCaller(message)) {
@@ -608,6 +637,7 @@ export class ScopedConnection extends PgConnectionBase {
     if (status === 'T' && this.#chained) this.#rescope = true
     if (status === 'I') this.#rescope = false
     this.#forgetRecord()
+    this.#refused = false
     this.#named = undefined
     this.#columns = undefined
     this.#chained = false
@@ -616,6 +646,14 @@ export class ScopedConnection extends PgConnectionBase {
     this.#text = undefined
     this.#shift = 0
   }
+}
+
+function listenRefused(tenantId: string | undefined): TenancyError {
+  return new TenancyError(
+    'ERR_TENANCY_STATEMENT_REFUSED',
+    'LISTEN does not work on a connection of the pool: it is shared by all tenants, and channels belong to the whole database.',
+    { tenantId, hint: 'Use pool.listen(channel, listener) and pool.notify(channel, payload).' },
+  )
 }
 
 /** A record that keeps nothing. */
