@@ -1,3 +1,4 @@
+export type { AbortableQuery, AbortableQueryConfig } from './abortable-query.ts'
 export {
   type DoctorOptions,
   type DoctorReport,

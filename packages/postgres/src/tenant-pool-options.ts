@@ -135,10 +135,7 @@ export function resolveTenantPoolOptions(
     )
   return {
     pool,
-    direct:
-      direct === undefined && pooler === 'transaction'
-        ? undefined
-        : { ...pool, onConnect: undefined, ...direct },
+    direct: direct === undefined && pooler === 'transaction' ? undefined : { ...pool, ...direct },
     maxUnsafeSessions: atLeastOne('maxUnsafeSessions', maxUnsafeSessions),
     central: { ...pool, max: 2, onConnect: undefined, ...central },
     sharedSchemas: sharedSchemas.map(assertSchemaName),

@@ -1,6 +1,7 @@
 import { AsyncResource } from 'node:async_hooks'
 import { type Tenancy, TenancyError, type Tenant, type TenantScope } from '@partywall/core'
 import pg from 'pg'
+import type { AbortableQuery } from './abortable-query.ts'
 import { signalOf, submitAbortable } from './internal/abortable.ts'
 import { channelName } from './internal/channel-name.ts'
 import { createClientHandle, type TenantPoolClient } from './internal/client-handle.ts'
@@ -27,7 +28,7 @@ type ConnectCallback = (
 ) => void
 
 /** Runs statements inside a transaction of `TenantPool.transaction`. */
-export type TransactionQuery = pg.PoolClient['query']
+export type TransactionQuery = pg.PoolClient['query'] & AbortableQuery
 
 /** Options of `TenantPool.transaction`. */
 export interface TransactionOptions {
@@ -45,6 +46,7 @@ export interface UnsafeSessionOptions {
 
 /** What `TenantPool` adds to the signatures of `pg.Pool`. */
 export interface TenantPool {
+  query: pg.Pool['query'] & AbortableQuery
   connect(): Promise<TenantPoolClient>
   connect(options: { readonly signal?: AbortSignal | undefined }): Promise<TenantPoolClient>
   connect(
@@ -176,7 +178,9 @@ export class TenantPool extends pg.Pool {
     let open = true
     const query = ((...args: Parameters<pg.PoolClient['query']>) =>
       open
-        ? client.query(...(signal === undefined ? args : abortable(args, signal)))
+        ? (client as pg.PoolClient).query(
+            ...(signal === undefined ? args : abortable(args, signal)),
+          )
         : Promise.reject(
             new TenancyError(
               'ERR_TENANCY_UNIT_UNFINISHED',
@@ -279,7 +283,7 @@ export class TenantPool extends pg.Pool {
    * `ERR_TENANCY_UNIT_UNFINISHED` if `fn` returned with a statement under way or a transaction open; `ERR_TENANCY_CLOSED` if the pool ended. Else what `fn` throws.
    */
   async unsafeSession<T>(
-    fn: (client: pg.PoolClient) => Promise<T> | T,
+    fn: (client: TenantPoolClient) => Promise<T> | T,
     { reason }: UnsafeSessionOptions,
   ): Promise<T> {
     if (typeof reason !== 'string' || reason.trim() === '')

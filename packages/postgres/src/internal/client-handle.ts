@@ -1,6 +1,7 @@
 import { AsyncResource } from 'node:async_hooks'
 import { TenancyError, type TenantContext, type TenantScope } from '@partywall/core'
 import pg from 'pg'
+import type { AbortableQuery } from '../abortable-query.ts'
 import { refuseQuery, type TenantClient } from '../tenant-client.ts'
 import { queryAbortable, signalOf } from './abortable.ts'
 import { bindCallbacks } from './bind-callbacks.ts'
@@ -38,7 +39,10 @@ export interface Checkout {
 }
 
 /** A client of `TenantPool.connect`. `using` releases it, and destroys the connection where a transaction is left open. */
-export type TenantPoolClient = pg.PoolClient & Disposable & AsyncDisposable
+export type TenantPoolClient = pg.PoolClient & {
+  query: AbortableQuery
+} & Disposable &
+  AsyncDisposable
 
 /**
  * What `connect()` lends: the client, for one checkout and one tenant. It is a `pg.Client` by `instanceof`. After `release`, and from the context of another tenant, it throws, while the

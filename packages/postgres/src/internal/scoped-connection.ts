@@ -283,7 +283,7 @@ export class ScopedConnection extends PgConnectionBase {
     )
   }
 
-  /** Asks for the columns, unless they are known: those of a prepared statement cannot change (0A000). */
+  /** Asks for the columns, unless they are known: those of a statement that was planned cannot change (0A000). */
   override describe(message: { type: 'P' | 'S'; name?: string }): void {
     if (this.#columns === undefined || message.type === 'S') {
       this.#columns = undefined
@@ -413,7 +413,7 @@ export class ScopedConnection extends PgConnectionBase {
 
   /** Keeps the columns of a statement that goes by a name of ours. */
   #learn(columns: StatementColumns): void {
-    if (this.#named !== undefined && !this.#binary) this.#named.columns = columns
+    if (this.#named?.planned === true && !this.#binary) this.#named.columns = columns
   }
 
   /** Says what the server was not asked to say. */

@@ -2,7 +2,7 @@ import { setImmediate } from 'node:timers/promises'
 import { type Tenancy, TenancyError, type TenantScope } from '@partywall/core'
 import type pg from 'pg'
 import { TenantClient } from '../tenant-client.ts'
-import { createClientHandle } from './client-handle.ts'
+import { createClientHandle, type TenantPoolClient } from './client-handle.ts'
 import type { ScopeValues } from './scope-statement.ts'
 import { enterSession } from './session-scope.ts'
 
@@ -36,7 +36,7 @@ export class UnsafeSessions {
     scope: TenantScope,
     values: ScopeValues,
     reason: string,
-    fn: (client: pg.PoolClient) => Promise<T> | T,
+    fn: (client: TenantPoolClient) => Promise<T> | T,
   ): Promise<T> {
     const { tenancy, config } = this.#options
     await this.#turn(scope)
@@ -126,7 +126,7 @@ class UnsafeSession {
     this.#stopped.promise.catch(() => undefined)
   }
 
-  async run<T>(values: ScopeValues, fn: (client: pg.PoolClient) => Promise<T> | T): Promise<T> {
+  async run<T>(values: ScopeValues, fn: (client: TenantPoolClient) => Promise<T> | T): Promise<T> {
     const client = this.#client
     await Promise.race([client.connect(), this.#stopped.promise])
     return client.setUp(async () => {
@@ -149,6 +149,8 @@ class UnsafeSession {
       work.catch(() => undefined)
       const result = await Promise.race([work, this.#stopped.promise])
       this.#revoke()
+      // The error of a statement arrives ahead of the end of its answer.
+      if (client.settling) await settled(client)
       this.#assertFinished()
       return result
     })
@@ -158,10 +160,7 @@ class UnsafeSession {
   async stop(): Promise<void> {
     const client = this.#client
     this.#revoke()
-    if (!client.settled && client.usable)
-      await new Promise<void>((resolve) => {
-        client.whenSettled(resolve)
-      })
+    if (!client.settled && client.usable) await settled(client)
     // The function gets the answer of its statement first.
     await setImmediate()
     this.#stopped.reject(ended())
@@ -193,6 +192,12 @@ class UnsafeSession {
       { tenantId: this.#scope.tenant.id },
     )
   }
+}
+
+function settled(client: TenantClient): Promise<void> {
+  return new Promise((resolve) => {
+    client.whenSettled(resolve)
+  })
 }
 
 function ended(): TenancyError {
