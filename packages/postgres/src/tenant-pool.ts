@@ -458,11 +458,15 @@ export class TenantPool extends pg.Pool {
       if (lent === undefined) return callback(connectError)
       const client = lent as unknown as TenantClient
       client.lend(scope.tenant, prefix)
+      let answered = false
       try {
         client.submit([
           config,
           values,
           (error: Error | null, result: unknown) => {
+            // A parameter that cannot be written down fails its statement, and the end of the connection then fails it again.
+            if (answered) return
+            answered = true
             this.#giveBack(
               client,
               scope,
