@@ -237,6 +237,7 @@ describe('F16 one tenant loses its database', () => {
       code: 'ERR_TENANCY_SCOPE_FAILED',
       tenantId: 'roleless',
     })
+    await eventually(() => pool.databaseCounts.idle === 1)
     expect(pool.databaseCounts).toMatchObject({ total: 1, idle: 1 })
     expect(pool.destroyedCount).toBe(0)
     await pool.end()
