@@ -3,6 +3,7 @@ import { TenancyError, type TenantContext, type TenantScope } from '@partywall/c
 import pg from 'pg'
 import { refuseQuery, type TenantClient } from '../tenant-client.ts'
 import { bindCallbacks } from './bind-callbacks.ts'
+import { relayCopyOut } from './copy-out.ts'
 
 type Listener = (...args: unknown[]) => void
 const EMITTER_METHODS = [
@@ -69,6 +70,7 @@ export function createClientHandle({ client, scope, context, giveBack }: Checkou
   define('query', (...args: unknown[]) => {
     const error = refusal()
     if (error !== undefined) return refuseQuery(args, error)
+    relayCopyOut(args[0])
     return client.submit(bindCallbacks(args), types)
   })
   define('release', (error?: Error | boolean) => {
