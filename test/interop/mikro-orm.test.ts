@@ -1,11 +1,8 @@
-import { MemoryCacheAdapter } from '@mikro-orm/core'
-import { defineEntity, EntityManager, MikroORM, type Options } from '@mikro-orm/postgresql'
-import { TenancyError } from '@partywall/core'
+import { defineEntity, MikroORM } from '@mikro-orm/postgresql'
 import type { TenantPool } from '@partywall/postgres'
 import { canary } from '@partywall/test-support'
 import { PostgresDialect } from 'kysely'
-import Cursor from 'pg-cursor'
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import {
   COUNTS,
   createTenantDatabase,
@@ -24,6 +21,7 @@ import {
   refusalOf,
   TENANTS,
 } from './library-contract.ts'
+import { createTenantOrm } from './recipes/mikro-orm.ts'
 
 const ItemEntity = defineEntity({
   name: 'ItemEntity',
@@ -43,58 +41,15 @@ beforeAll(async () => {
 afterAll(() => world[Symbol.asyncDispose]())
 const as: ReturnType<typeof actAs> = (tenantId, fn) => actAs(world)(tenantId, fn)
 
-const owners = new WeakMap<EntityManager, string>()
-
-/** The entity manager of the page: its identity map belongs to one tenant. */
-class TenantEntityManager extends EntityManager {
-  override getContext(validate?: boolean): this {
-    const em = super.getContext(validate) as this
-    const active = world.tenancy.current()?.tenant.id
-    if (em.global || active === undefined) return em
-    const owner = owners.get(em) ?? active
-    owners.set(em, owner)
-    if (owner === active) return em
-    throw new TenancyError(
-      'ERR_TENANCY_CONTEXT_LOCKED',
-      `The entity manager belongs to tenant ${owner}. Fork one for each request.`,
-    )
-  }
-}
-
-/** The result cache of the page: its keys carry the tenant. */
-class TenantResultCache extends MemoryCacheAdapter {
-  #key(name: string): string {
-    return `${world.tenancy.require().tenant.id}:${name}`
-  }
-  override get<T = unknown>(name: string): T | undefined {
-    return super.get<T>(this.#key(name))
-  }
-  override set(name: string, data: unknown, origin: string, expiration?: number): void {
-    super.set(this.#key(name), data, origin, expiration)
-  }
-  override remove(name: string): void {
-    super.remove(this.#key(name))
-  }
-}
-
-/** Made outside of every tenant; nothing is asked of the server. */
-const mikroOver = (pool: TenantPool, options: Partial<Options> = {}) =>
-  MikroORM.init({
-    driverOptions: new PostgresDialect({ pool, cursor: Cursor }),
-    dbName: 'of the pool',
-    // It would look for the database, and end the pool to connect to it anew.
-    ensureDatabase: false,
-    entities: [ItemEntity, LogEntity],
-    entityManager: TenantEntityManager,
-    ...options,
-  })
+const entities = [ItemEntity, LogEntity]
+const mikroOver = (pool: TenantPool) => createTenantOrm(world.tenancy, pool, { entities })
 
 const plain = (items: readonly Item[]): Item[] => items.map(({ id, owner }) => ({ id, owner }))
 
 describeLibrary(
   () => world,
-  async (pool) => {
-    const orm = await mikroOver(pool)
+  (pool) => {
+    const orm = mikroOver(pool)
     return {
       readItems: async () =>
         plain(await orm.em.fork().find(ItemEntity, {}, { orderBy: { id: 'asc' } })),
@@ -111,7 +66,7 @@ describeLibrary(
 describe.each(POOL_SIZES)('MikroORM over a pool of %i', (max) => {
   it('raw SQL, query builders and streams stay in their tenants', async () => {
     const pool = openPool(world, max)
-    const orm = await mikroOver(pool)
+    const orm = mikroOver(pool)
     await Promise.all(
       [...TENANTS, ...TENANTS].map((id) =>
         as(id, async () => {
@@ -143,7 +98,7 @@ describe.each(POOL_SIZES)('MikroORM over a pool of %i', (max) => {
 
   it('a nested transaction is a savepoint of its own tenant', async () => {
     const pool = openPool(world, max)
-    const orm = await mikroOver(pool)
+    const orm = mikroOver(pool)
     for (const id of TENANTS) await world.db.query(`truncate ${id}.log`)
     await Promise.all(
       TENANTS.map((id) =>
@@ -168,7 +123,7 @@ describe.each(POOL_SIZES)('MikroORM over a pool of %i', (max) => {
 
   it('an entity manager, and a transaction, is refused to other tenants', async () => {
     const pool = openPool(world, max)
-    const orm = await mikroOver(pool)
+    const orm = mikroOver(pool)
     // One that was made outside of every tenant belongs to the first that uses it.
     const kept = orm.em.fork()
     await as('acme', async () => {
@@ -205,7 +160,7 @@ describe.each(POOL_SIZES)('MikroORM over a pool of %i', (max) => {
   })
 
   it('MikroORM itself refuses its global entity manager', async () => {
-    const orm = await mikroOver(openPool(world, max))
+    const orm = mikroOver(openPool(world, max))
     await as('acme', () =>
       expect(orm.em.findOne(ItemEntity, { id: 1 })).rejects.toThrow(
         'global EntityManager instance methods',
@@ -214,39 +169,65 @@ describe.each(POOL_SIZES)('MikroORM over a pool of %i', (max) => {
   })
 })
 
-describe('what the plain entity manager and the plain result cache do', () => {
+describe('what the recipe is for', () => {
+  /** MikroORM as its documentation has it, over the same pool. */
+  const plainOrm = (pool: TenantPool) =>
+    new MikroORM({
+      driverOptions: new PostgresDialect({ pool }),
+      dbName: world.db.name,
+      ensureDatabase: false,
+      entities,
+    })
+
   it('an entity manager that is kept answers from the identity map of another tenant', async () => {
-    const orm = await mikroOver(openPool(world, 1), { entityManager: EntityManager })
-    const kept = orm.em.fork()
+    const kept = plainOrm(openPool(world, 1)).em.fork()
     await as('acme', () => kept.findOneOrFail(ItemEntity, { id: 1 }))
     expect(await as('globex', () => kept.findOneOrFail(ItemEntity, { id: 1 }))).toMatchObject({
       owner: canary('acme', 1),
     })
   })
 
-  const readCached = async (adapter?: typeof TenantResultCache): Promise<unknown[]> => {
-    const orm = await mikroOver(
-      openPool(world, 1),
-      adapter === undefined ? {} : { resultCache: { adapter } },
-    )
-    onTestFinished(() => void orm.config.getResultCacheAdapter().clear())
-    const seen = []
-    for (let round = 0; round < 2; round++)
-      for (const id of TENANTS)
-        seen.push(
-          await as(id, async () => [
-            plain(
-              await orm.em.fork().find(ItemEntity, {}, { cache: 5_000, orderBy: { id: 'asc' } }),
-            ),
-            await orm.em.fork().count(ItemEntity, {}, { cache: ['items', 5_000] }),
-          ]),
-        )
-    return seen
-  }
-  const own = [...TENANTS, ...TENANTS].map((id) => [itemsOf(id, COUNTS[id]), COUNTS[id]])
-
   it('a result cache answers all tenants with the rows of the first, unless its keys carry the tenant', async () => {
-    expect(await readCached()).toEqual(own.map(() => own[0]))
-    expect(await readCached(TenantResultCache)).toEqual(own)
+    const readCached = async (orm: MikroORM): Promise<unknown[]> => {
+      const seen = []
+      for (let round = 0; round < 2; round++)
+        for (const id of TENANTS)
+          seen.push(
+            await as(id, async () => [
+              plain(
+                await orm.em.fork().find(ItemEntity, {}, { cache: 5_000, orderBy: { id: 'asc' } }),
+              ),
+              await orm.em.fork().count(ItemEntity, {}, { cache: ['items', 5_000] }),
+            ]),
+          )
+      await orm.config.getResultCacheAdapter().clear()
+      return seen
+    }
+    const own = [...TENANTS, ...TENANTS].map((id) => [itemsOf(id, COUNTS[id]), COUNTS[id]])
+    expect(await readCached(plainOrm(openPool(world, 1)))).toEqual(own.map(() => own[0]))
+    expect(await readCached(mikroOver(openPool(world, 1)))).toEqual(own)
+  })
+
+  it('the schema generator would drop the schemas of the other tenants, and is refused', async () => {
+    const plainOne = plainOrm(openPool(world, 1))
+    // Not run here.
+    const sql = await as('acme', () => plainOne.schema.getUpdateSchemaSQL())
+    expect(sql).toContain('drop table if exists "globex"."item" cascade')
+    expect(sql).toContain('drop schema if exists "zeta"')
+    const pool = openPool(world, 1)
+    const orm = mikroOver(pool)
+    for (const call of [
+      () => orm.schema.update(),
+      () => orm.schema.getUpdateSchemaSQL(),
+      () => orm.schema.create(),
+      () => orm.schema.drop(),
+      () => orm.schema.refresh(),
+      () => orm.schema.ensureDatabase(),
+    ])
+      expect(await refusalOf(() => as<unknown>('acme', call))).toBe(
+        'ERR_TENANCY_ISOLATION_UNSUPPORTED',
+      )
+    expect(await as('globex', () => orm.em.fork().count(ItemEntity))).toBe(COUNTS.globex)
+    await expectIdle(world, pool)
   })
 })
