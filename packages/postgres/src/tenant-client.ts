@@ -124,7 +124,10 @@ export class TenantClient extends pg.Client {
 
   /** @internal Calls back once the connection has settled, or has ended. */
   whenSettled(callback: () => void): void {
+    let waiting = true
     const done = (): void => {
+      if (!waiting) return
+      waiting = false
       this.#connection.removeListener('readyForQuery', done)
       this.#connection.removeListener('end', done)
       // Behind the client's own listener, which comes first.
@@ -133,6 +136,10 @@ export class TenantClient extends pg.Client {
     this.#connection.on('readyForQuery', done)
     this.#connection.on('end', done)
     this.#connection.endBatch()
+    // A new connection is lent from within its first ReadyForQuery, which is not told again.
+    process.nextTick(() => {
+      if (this.settled) done()
+    })
   }
 
   /**

@@ -167,6 +167,20 @@ describe('connect', () => {
     expect([pool.totalCount, pool.idleCount, pool.waitingCount]).toEqual([1, 1, 0])
   })
 
+  it('takes a new client back that is released inside of the callback', async () => {
+    await inEach(async (_id, owner) => {
+      await new Promise<void>((resolve, reject) => {
+        pool.connect((error, _client, release) => {
+          release()
+          if (error) reject(error)
+          else resolve()
+        })
+      })
+      expect((await pool.query(ONE, [1])).rows).toEqual([{ owner }])
+    })
+    expect([pool.totalCount, pool.idleCount]).toEqual([1, 1])
+  })
+
   it('reads cursors, whole, in part, failing and abandoned', async () => {
     await inEach(async (_id, owner, count) => {
       const client = await pool.connect()
