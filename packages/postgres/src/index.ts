@@ -34,5 +34,11 @@ export {
 export { TenantClient } from './tenant-client.ts'
 export { TenantPool, type TransactionQuery } from './tenant-pool.ts'
 export type { TenantPoolOptions } from './tenant-pool-options.ts'
+export {
+  type PrismaClientLike,
+  type TenantPrismaOptions,
+  type TenantPrismaPlace,
+  tenantPrisma,
+} from './tenant-prisma.ts'
 export { createGateRole, createTenantRole, type TenantRoleOptions } from './tenant-roles.ts'
 export { createTenantSchema } from './tenant-schema.ts'

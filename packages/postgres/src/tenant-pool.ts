@@ -2,6 +2,7 @@ import { AsyncResource } from 'node:async_hooks'
 import { type Tenancy, TenancyError, type TenantScope } from '@partywall/core'
 import pg from 'pg'
 import { createClientHandle } from './internal/client-handle.ts'
+import { foreignSchemaError } from './internal/foreign-schema.ts'
 import { isSubmittable } from './internal/pg-internals.ts'
 import { type TenantPrefix, TenantPrefixes } from './internal/tenant-prefix.ts'
 import { TenantTurns } from './internal/tenant-turns.ts'
@@ -230,6 +231,7 @@ export class TenantPool extends pg.Pool {
         client,
         scope,
         context: this.#tenancy.context,
+        sharedSchemas: this.sharedSchemas,
         giveBack: (reason) => this.#giveBack(client, scope, done, reason),
       })
       callback(undefined, handle, (reason) => handle.release(reason))
@@ -241,7 +243,7 @@ export class TenantPool extends pg.Pool {
     const [config, second, third] = args
     const given = (typeof second === 'function' ? second : third) as Callback | undefined
     const values = typeof second === 'function' ? undefined : second
-    const opened = this.#open()
+    const opened = this.#open(config)
     if (given !== undefined) {
       const callback = AsyncResource.bind(given)
       if (opened instanceof TenancyError) process.nextTick(() => callback(opened))
@@ -311,10 +313,12 @@ export class TenantPool extends pg.Pool {
   }
 
   /** Captures the tenant of the caller. */
-  #open(): Opened | TenancyError {
+  #open(query?: unknown): Opened | TenancyError {
     if (this.ending) return poolEnded()
     try {
       const scope = this.#tenancy.require()
+      const foreign = foreignSchemaError(query, scope.tenant, this.sharedSchemas)
+      if (foreign !== undefined) return foreign
       return { scope, prefix: this.#prefixes.bytesFor(scope.tenant) }
     } catch (error) {
       if (TenancyError.is(error)) return error

@@ -4,6 +4,7 @@ import pg from 'pg'
 import { refuseQuery, type TenantClient } from '../tenant-client.ts'
 import { bindCallbacks } from './bind-callbacks.ts'
 import { relayCopyOut } from './copy-out.ts'
+import { foreignSchemaError } from './foreign-schema.ts'
 
 type Listener = (...args: unknown[]) => void
 const EMITTER_METHODS = [
@@ -33,6 +34,7 @@ export interface Checkout {
   readonly client: TenantClient
   readonly scope: TenantScope
   readonly context: TenantContext
+  readonly sharedSchemas: readonly string[]
   /** Gives the client back. `true` or an error: do not use the connection again. */
   readonly giveBack: (error?: Error | boolean) => void
 }
@@ -41,7 +43,13 @@ export interface Checkout {
  * What `connect()` lends: the client, for one checkout and one tenant. It is a `pg.Client` by `instanceof`. After `release`, and from the context of another tenant, it throws, while the
  * client behind it may already serve somebody else.
  */
-export function createClientHandle({ client, scope, context, giveBack }: Checkout): pg.PoolClient {
+export function createClientHandle({
+  client,
+  scope,
+  context,
+  sharedSchemas,
+  giveBack,
+}: Checkout): pg.PoolClient {
   let released = false
   const emitter = client as unknown as Record<
     (typeof EMITTER_METHODS)[number],
@@ -68,7 +76,7 @@ export function createClientHandle({ client, scope, context, giveBack }: Checkou
     Object.defineProperty(handle, name, { value, configurable: true, writable: true })
   }
   define('query', (...args: unknown[]) => {
-    const error = refusal()
+    const error = refusal() ?? foreignSchemaError(args[0], scope.tenant, sharedSchemas)
     if (error !== undefined) return refuseQuery(args, error)
     relayCopyOut(args[0])
     return client.submit(bindCallbacks(args), types)
