@@ -297,6 +297,19 @@ describe('options and the end', () => {
     })
   })
 
+  it('survives a connection of central that breaks while it is checked out', async () => {
+    const client = await pool.central.connect()
+    const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid')
+    const broken = new Promise<void>((resolve) => {
+      client.once('end', resolve)
+    })
+    await db.query('select pg_terminate_backend($1)', [rows[0]?.pid])
+    await broken
+    await expect(client.query('select 1')).rejects.toThrow('not queryable')
+    client.release(true)
+    expect((await pool.central.query('select 1 as one')).rows).toEqual([{ one: 1 }])
+  })
+
   it('tells those who wait for a connection that it has ended', async () => {
     const short = new TenantPool(tenancy, { connectionString: db.url, max: 1 })
     const client = await tenancy.run('acme', () => short.connect())

@@ -100,6 +100,8 @@ export class TenantPool extends pg.Pool {
     if (this.#central === undefined) {
       this.#central = this.#tenancy.context.outside(() => new pg.Pool(this.#centralOptions))
       this.#central.on('error', () => undefined)
+      // The pool listens to idle connections alone; one that breaks in somebody's hands would end the process.
+      this.#central.on('connect', (client) => client.on('error', () => undefined))
     }
     return this.#central
   }
