@@ -81,6 +81,22 @@ export async function refusalOf(call: () => unknown): Promise<unknown> {
   }
 }
 
+/** The SQLSTATE that the server answered a call with, which libraries wrap in different ways; what the call resolves to, or another error, as it is. */
+export async function sqlStateOf(call: () => Promise<unknown>): Promise<unknown> {
+  try {
+    return { fulfilled: await call() }
+  } catch (error) {
+    for (let level: unknown = error; typeof level === 'object' && level !== null; ) {
+      const { code, cause, original, driverError } = level as Record<string, unknown>
+      if (typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) && !code.startsWith('P'))
+        return code
+      level = cause ?? original ?? driverError
+    }
+    // Prisma has codes of its own, and tells that of the server somewhere inside.
+    return /"(?:code|originalCode)":"(?!P)([0-9A-Z]{5})"/.exec(JSON.stringify(error))?.[1] ?? error
+  }
+}
+
 const READS = 20
 const TRANSACTIONS = 12
 const CHANGED_MY_MIND = 'changed my mind'
