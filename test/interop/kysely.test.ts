@@ -165,6 +165,25 @@ describe.each(POOL_SIZES)('Kysely over a pool of %i', (max) => {
   })
 })
 
+it('destroy() ends the pool for everybody, and is refused inside of a tenant', async () => {
+  const pool = openPool(world, 1)
+  const db = kyselyOver(pool)
+  const read = () => db.selectFrom('item').select('id').execute()
+  await as('acme', async () => {
+    await read()
+    expect(await refusalOf(() => db.destroy())).toBe('ERR_TENANCY_CONTEXT_LOCKED')
+    // Kysely has let go of the pool by then.
+    await expect(read()).rejects.toThrow("Cannot read properties of undefined (reading 'connect')")
+  })
+  expect(pool.ending).toBe(false)
+  const other = kyselyOver(pool)
+  await as('globex', () => other.selectFrom('item').select('id').execute())
+  await other.destroy()
+  expect(await refusalOf(() => as('globex', () => pool.query('select 1')))).toBe(
+    'ERR_TENANCY_CLOSED',
+  )
+})
+
 describe('migrations', () => {
   const migrations = (): Promise<Record<string, Migration>> =>
     Promise.resolve({

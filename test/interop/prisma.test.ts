@@ -1,6 +1,6 @@
 import { createRequire } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type TenantPool, type TenantPoolOptions, tenantPrisma } from '@partywall/postgres'
+import { type TenantPool, tenantPrisma } from '@partywall/postgres'
 import { canary, foreignCanaries } from '@partywall/test-support'
 import { PrismaPg } from '@prisma/adapter-pg'
 import pg from 'pg'
@@ -361,8 +361,7 @@ describe('what is refused', () => {
   })
 
   it('statements that others write by hand are not', async () => {
-    const options: TenantPoolOptions = { sharedSchemas: ['public'] }
-    const pool = openPool(world, 1, options)
+    const pool = openPool(world, 1, { sharedSchemas: ['public', 'probe'] })
     const types = { getTypeParser: pg.types.getTypeParser }
     await as('acme', async () => {
       const read = async (query: object, values?: unknown[]): Promise<unknown> =>
@@ -391,6 +390,15 @@ describe('what is refused', () => {
           types,
         }),
       ).toEqual([[1]])
+      // A model of a shared schema.
+      expect(
+        await read({
+          text: 'select "probe"."effect"."id" from "probe"."effect"',
+          values: [],
+          rowMode: 'array',
+          types,
+        }),
+      ).toEqual([])
     })
   })
 })

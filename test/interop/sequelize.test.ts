@@ -164,6 +164,11 @@ describe.each(POOL_SIZES)('Sequelize over a pool of %i', (max) => {
         await rates.sync()
         await rates.sync()
         await rates.create({ id: COUNTS[id] })
+        for (const alter of [
+          () => rates.sync({ alter: true }),
+          () => db.sync({ alter: { drop: false } }),
+        ])
+          expect(await refusalOf(alter)).toBe('ERR_TENANCY_ISOLATION_UNSUPPORTED')
       })
     for (const id of TENANTS) {
       expect((await world.db.query(`select id from ${id}.rates`)).rows).toEqual([

@@ -1,3 +1,4 @@
+import { TenancyError } from '@partywall/core'
 import type { TenantPool } from '@partywall/postgres'
 import pg from 'pg'
 import { type Options, Sequelize } from 'sequelize'
@@ -16,6 +17,14 @@ export function createTenantSequelize(pool: TenantPool, options: Options = {}): 
     getConnection: () => pool.connect(),
     releaseConnection: (client: pg.PoolClient) => client.release(),
     destroyConnection: async (client: pg.PoolClient) => client.release(true),
+  })
+  // It would read the columns of the table of this name in public, and change those of the tenant's.
+  sequelize.addHook('beforeSync', ({ alter }) => {
+    if (alter)
+      throw new TenancyError(
+        'ERR_TENANCY_ISOLATION_UNSUPPORTED',
+        'sync({ alter }) compares with the schema public. Use migrateTenant.',
+      )
   })
   return sequelize
 }
