@@ -62,7 +62,7 @@ export const logOf = async (world: TenantDatabase, tenantId: string): Promise<Lo
   (await world.db.query<LogEntry>(`select unit, owner from "${tenantId}".log order by unit`)).rows
 
 /** The code of the TenancyError that a library threw, or wrapped into an error of its own; else the error, for the message of a failed test. */
-export function tenancyCodeOf(error: unknown): unknown {
+function tenancyCodeOf(error: unknown): unknown {
   for (let level = error, depth = 0; depth < 6 && typeof level === 'object' && level; depth++) {
     const { code, cause, original, driverError } = level as Record<string, unknown>
     if (TenancyError.is(level)) return level.code
@@ -105,7 +105,7 @@ const CHANGED_MY_MIND = 'changed my mind'
  * 20 reads and 12 transactions at once, of two tenants and an adversary in turn; half of the transactions are rolled back. All write the same keys, so what lands with a neighbour is a wrong canary, a missing row or
  * a conflict. Afterwards every connection is back in the pool, and none had to be destroyed.
  */
-export async function interleave(
+async function expectInterleaved(
   world: TenantDatabase,
   pool: TenantPool,
   { readItems, writeLog }: LibraryUse,
@@ -160,7 +160,7 @@ export function describeLibrary(
       const world = getWorld()
       const pool = openPool(world, max)
       const library = await use(pool)
-      for (let round = 0; round < 2; round++) await interleave(world, pool, library)
+      for (let round = 0; round < 2; round++) await expectInterleaved(world, pool, library)
     })
 
     it('outside of every tenant, in central work and without a schema nothing reaches a table', async () => {
@@ -180,7 +180,7 @@ export function describeLibrary(
       for (const id of TENANTS)
         expect((await logOf(world, id)).filter(({ unit }) => unit === 'stray')).toEqual([])
       // The pool and the library go on.
-      await interleave(world, pool, { readItems, writeLog })
+      await expectInterleaved(world, pool, { readItems, writeLog })
     })
   })
 }

@@ -15,50 +15,54 @@ import { PrismaClient } from './prisma/prisma-client.ts'
 
 /** A library that is given the address of the database, not the pool, connects without a tenant. What it finds then is for the server to say. */
 const QUERY = 'select owner from item'
+async function thenClose(reading: Promise<unknown>, close: () => unknown): Promise<unknown> {
+  try {
+    return await reading
+  } finally {
+    await close()
+  }
+}
 const LIBRARIES: Record<string, (url: string) => Promise<unknown>> = {
   pg: async (url) => {
     const client = new pg.Client({ connectionString: url })
     await client.connect()
-    return client.query(QUERY).finally(() => client.end())
+    return thenClose(client.query(QUERY), () => client.end())
   },
   Drizzle: (url) => {
     const db = drizzle(url)
-    return db.execute(QUERY).finally(() => db.$client.end())
+    return thenClose(db.execute(QUERY), () => db.$client.end())
   },
   Knex: (url) => {
     const db = knex({ client: 'pg', connection: url, log: { warn: () => undefined } })
-    return db.raw(QUERY).finally(() => db.destroy())
+    return thenClose(
+      db.raw(QUERY).then((result: unknown) => result),
+      () => db.destroy(),
+    )
   },
   TypeORM: async (url) => {
     const source = await new DataSource({ type: 'postgres', url }).initialize()
-    return source.query(QUERY).finally(() => source.destroy())
+    return thenClose(source.query(QUERY), () => source.destroy())
   },
-  MikroORM: async (url) => {
+  MikroORM: (url) => {
     const orm = new MikroORM({
       clientUrl: url,
       entities: [],
       discovery: { warnWhenNoEntities: false },
       ensureDatabase: false,
     })
-    return orm.em
-      .fork()
-      .execute(QUERY)
-      .finally(() => orm.close())
+    return thenClose(orm.em.fork().execute(QUERY), () => orm.close())
   },
   Sequelize: (url) => {
     const db = new Sequelize(url, { logging: false, dialectModule: pg, pool: { max: 1 } })
-    return db.query(QUERY).finally(() => db.close())
+    return thenClose(db.query(QUERY), () => db.close())
   },
   'Prisma by itself': (url) => {
     const prisma = new PrismaClient({ adapter: new PrismaPg({ connectionString: url }) })
-    return prisma.item.findMany().finally(() => prisma.$disconnect())
+    return thenClose(prisma.item.findMany(), () => prisma.$disconnect())
   },
   'postgres.js': (url) => {
     const sql = postgres(url, { max: 1, onnotice: () => undefined })
-    return sql.unsafe(QUERY).then(
-      (rows) => sql.end().then(() => rows),
-      (error: unknown) => sql.end().then(() => Promise.reject(error as Error)),
-    )
+    return thenClose(sql.unsafe(QUERY).execute(), () => sql.end())
   },
 }
 

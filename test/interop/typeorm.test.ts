@@ -1,12 +1,6 @@
 import type { TenantPool } from '@partywall/postgres'
 import { canary } from '@partywall/test-support'
-import {
-  DataSource,
-  type DataSourceOptions,
-  EntitySchema,
-  type MigrationInterface,
-  type QueryRunner,
-} from 'typeorm'
+import { DataSource, EntitySchema, type MigrationInterface, type QueryRunner } from 'typeorm'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import {
   COUNTS,
@@ -254,11 +248,11 @@ describe('per tenant', () => {
 
 describe('what the recipe is for', () => {
   /** The way that takes one line: TypeORM connects in some tenant. */
-  async function plainSource(pool: TenantPool, options: Options): Promise<DataSource> {
+  function plainSource(pool: TenantPool, options: Options): DataSource {
     const Pool = function () {
       return pool
     }
-    return new DataSource({ type: 'postgres', driver: { Pool }, ...options } as DataSourceOptions)
+    return new DataSource({ type: 'postgres', driver: { Pool }, ...options })
   }
 
   it('a DataSource that is initialized in a tenant takes its schema for that of all', async () => {
@@ -266,7 +260,7 @@ describe('what the recipe is for', () => {
       name: 'prices',
       columns: { id: { type: 'int', primary: true } },
     })
-    const source = await plainSource(openPool(world, 1), { entities: [Prices] })
+    const source = plainSource(openPool(world, 1), { entities: [Prices] })
     await as('acme', async () => {
       await source.initialize()
       await source.synchronize()

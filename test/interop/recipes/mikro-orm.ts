@@ -12,7 +12,7 @@ export function createTenantOrm(tenancy: Tenancy, pool: TenantPool, options: Par
   /** Its identity map holds rows of one tenant: kept and used in another, it would answer from them without asking the database. */
   class TenantEntityManager extends EntityManager {
     override getContext(validate?: boolean): this {
-      const em = super.getContext(validate) as this
+      const em = super.getContext(validate)
       const active = tenancy.current()?.tenant.id
       if (em.global || active === undefined) return em
       const owner = owners.get(em) ?? active
@@ -30,7 +30,8 @@ export function createTenantOrm(tenancy: Tenancy, pool: TenantPool, options: Par
     #key(name: string): string {
       return `${tenancy.require().tenant.id}:${name}`
     }
-    override get<T = unknown>(name: string): T | undefined {
+    // oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- it is that of the class
+    override get<T>(name: string): T | undefined {
       return super.get<T>(this.#key(name))
     }
     override set(name: string, data: unknown, origin: string, expiration?: number): void {
