@@ -56,6 +56,12 @@ export {
 } from './tenant-pool.ts'
 
 export type { TenantPoolOptions } from './tenant-pool-options.ts'
+export {
+  type PrismaClientLike,
+  type TenantPrismaOptions,
+  type TenantPrismaPlace,
+  tenantPrisma,
+} from './tenant-prisma.ts'
 export { createGateRole, createTenantRole, type TenantRoleOptions } from './tenant-roles.ts'
 export { createTenantSchema } from './tenant-schema.ts'
 export type {

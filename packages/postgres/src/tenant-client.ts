@@ -201,7 +201,10 @@ export class TenantClient extends pg.Client {
   whenSettled(callback: () => void): void {
     // A new connection calls its first user back a moment before it counts itself as ready.
     if (!this.#connection.underWay) return process.nextTick(callback)
+    let waiting = true
     const done = (): void => {
+      if (!waiting) return
+      waiting = false
       this.#connection.removeListener('readyForQuery', done)
       this.#connection.removeListener('end', done)
       // Behind the client's own listener, which comes first.
@@ -210,6 +213,10 @@ export class TenantClient extends pg.Client {
     this.#connection.on('readyForQuery', done)
     this.#connection.on('end', done)
     this.#connection.endBatch()
+    // A new connection is lent from within its first ReadyForQuery, which is not told again.
+    process.nextTick(() => {
+      if (this.settled) done()
+    })
   }
 
   /**

@@ -10,6 +10,7 @@ import type { TenantPoolClient } from './internal/client-handle.ts'
 import { createClientHandle } from './internal/client-handle.ts'
 import { type DatabaseCounts, DatabasePools } from './internal/database-pools.ts'
 import { targetOf } from './internal/database-target.ts'
+import { foreignSchemaError } from './internal/foreign-schema.ts'
 import { Lanes } from './internal/lanes.ts'
 import { isSubmittable } from './internal/pg-internals.ts'
 import { runsCode, sharedText } from './internal/query-config.ts'
@@ -176,6 +177,8 @@ export class TenantPool extends pg.Pool {
     if (this.#central === undefined) {
       this.#central = this.#tenancy.context.outside(() => new pg.Pool(this.#centralOptions))
       this.#central.on('error', () => undefined)
+      // The pool listens to idle connections alone; one that breaks in somebody's hands would end the process.
+      this.#central.on('connect', (client) => client.on('error', () => undefined))
     }
     return this.#central
   }
@@ -365,7 +368,7 @@ export class TenantPool extends pg.Pool {
     if (typeof reason !== 'string' || reason.trim() === '')
       throw new TenancyError('ERR_TENANCY_OPTION_INVALID', 'unsafeSession needs a reason.')
     const { scope } = this.#openDirect('unsafeSession')
-    return this.#unsafeSessions.run(scope, this.#prefixes.valuesFor(scope.tenant), reason, fn)
+    return this.#unsafeSessions.run(scope, this.#prefixes.valuesFor(scope.tenant), this, reason, fn)
   }
 
   /** The same as `end()`. */
@@ -455,6 +458,7 @@ export class TenantPool extends pg.Pool {
         client,
         scope,
         context: this.#tenancy.context,
+        names: this,
         giveBack: (reason) => this.#giveBack(client, scope, done, reason),
       })
       callback(undefined, handle, (reason) => handle.release(reason))
@@ -466,7 +470,7 @@ export class TenantPool extends pg.Pool {
     const [config, second, third] = args
     const given = (typeof second === 'function' ? second : third) as Callback | undefined
     const values = typeof second === 'function' ? undefined : second
-    const opened = this.#open()
+    const opened = this.#open(config)
     if (given !== undefined) {
       const callback = AsyncResource.bind(given)
       if (opened instanceof TenancyError) process.nextTick(() => callback(opened))
@@ -668,10 +672,12 @@ export class TenantPool extends pg.Pool {
   }
 
   /** Captures the tenant of the caller. */
-  #open(): Opened | TenancyError {
+  #open(query?: unknown): Opened | TenancyError {
     if (this.ending) return poolEnded()
     try {
       const scope = this.#tenancy.require()
+      const foreign = foreignSchemaError(query, scope.tenant, this)
+      if (foreign !== undefined) return foreign
       const prefix = this.#prefixes.bytesFor(scope.tenant)
       return { scope, prefix }
     } catch (error) {

@@ -2,9 +2,12 @@ import { AsyncResource } from 'node:async_hooks'
 import { TenancyError, type TenantContext, type TenantScope } from '@partywall/core'
 import pg from 'pg'
 import type { AbortableQuery } from '../abortable-query.ts'
+import type { SchemaNames } from '../search-path.ts'
 import { refuseQuery, type TenantClient } from '../tenant-client.ts'
 import { queryAbortable, signalOf } from './abortable.ts'
 import { bindCallbacks } from './bind-callbacks.ts'
+import { relayCopyOut } from './copy-out.ts'
+import { foreignSchemaError } from './foreign-schema.ts'
 
 type Listener = (...args: unknown[]) => void
 const EMITTER_METHODS = [
@@ -34,6 +37,7 @@ export interface Checkout {
   readonly client: TenantClient
   readonly scope: TenantScope
   readonly context: TenantContext
+  readonly names: SchemaNames
   /** Gives the client back. `true` or an error: do not use the connection again. */
   readonly giveBack: (error?: Error | boolean) => void
 }
@@ -52,6 +56,7 @@ export function createClientHandle({
   client,
   scope,
   context,
+  names,
   giveBack,
 }: Checkout): TenantPoolClient {
   let released = false
@@ -80,10 +85,11 @@ export function createClientHandle({
     Object.defineProperty(handle, name, { value, configurable: true, writable: true })
   }
   define('query', (...args: unknown[]) => {
-    const error = refusal()
+    const error = refusal() ?? foreignSchemaError(args[0], scope.tenant, names)
     if (error !== undefined) return refuseQuery(args, error)
     const signal = signalOf(args[0])
     if (signal !== undefined) return queryAbortable(client, signal, args, types)
+    relayCopyOut(args[0])
     return client.submit(bindCallbacks(args), types)
   })
   define('release', (error?: Error | boolean) => {

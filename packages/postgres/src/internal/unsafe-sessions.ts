@@ -1,6 +1,7 @@
 import { setImmediate } from 'node:timers/promises'
 import { type Tenancy, TenancyError, type TenantScope } from '@partywall/core'
 import type pg from 'pg'
+import type { SchemaNames } from '../search-path.ts'
 import { TenantClient } from '../tenant-client.ts'
 import { createClientHandle, type TenantPoolClient } from './client-handle.ts'
 import type { ScopeValues } from './scope-statement.ts'
@@ -35,6 +36,7 @@ export class UnsafeSessions {
   async run<T>(
     scope: TenantScope,
     values: ScopeValues,
+    names: SchemaNames,
     reason: string,
     fn: (client: TenantPoolClient) => Promise<T> | T,
   ): Promise<T> {
@@ -48,7 +50,7 @@ export class UnsafeSessions {
         reason,
       })
       this.#sessions.add(session)
-      return await session.run(values, fn)
+      return await session.run(values, names, fn)
     } finally {
       await session.end()
       this.#sessions.delete(session)
@@ -126,7 +128,11 @@ class UnsafeSession {
     this.#stopped.promise.catch(() => undefined)
   }
 
-  async run<T>(values: ScopeValues, fn: (client: TenantPoolClient) => Promise<T> | T): Promise<T> {
+  async run<T>(
+    values: ScopeValues,
+    names: SchemaNames,
+    fn: (client: TenantPoolClient) => Promise<T> | T,
+  ): Promise<T> {
     const client = this.#client
     await Promise.race([client.connect(), this.#stopped.promise])
     return client.setUp(async () => {
@@ -137,6 +143,7 @@ class UnsafeSession {
         client,
         scope: this.#scope,
         context: this.#tenancy.context,
+        names,
         giveBack: () => {
           released = true
         },
