@@ -2,6 +2,7 @@ import type { TenantPool } from '@partywall/postgres'
 import { canary, eventually } from '@partywall/test-support'
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { CopyIn } from './copy-in.ts'
 import {
   backendOf,
   COUNTS,
@@ -367,39 +368,6 @@ describe('the caller stays in its own tenant', () => {
       await world.db.query('alter table globex.item drop column extra')
     }
   })
-
-  /** COPY FROM STDIN by hand, in the way of pg-copy-streams. */
-  class CopyIn {
-    readonly done = Promise.withResolvers<string>()
-    readonly #text: string
-    readonly #lines: string
-    #connection: { sendCopyFromChunk(chunk: Buffer): void; endCopyFrom(): void } | undefined
-    constructor(text: string, lines: string) {
-      this.#text = text
-      this.#lines = lines
-    }
-    submit(connection: {
-      query(text: string): void
-      sendCopyFromChunk(chunk: Buffer): void
-      endCopyFrom(): void
-    }): void {
-      this.#connection = connection
-      connection.query(this.#text)
-    }
-    handleCopyInResponse(): void {
-      this.#connection?.sendCopyFromChunk(Buffer.from(this.#lines))
-      this.#connection?.endCopyFrom()
-    }
-    handleCommandComplete(message: { text: string }): void {
-      this.done.resolve(message.text)
-    }
-    handleReadyForQuery(): void {
-      this.done.resolve('no tag')
-    }
-    handleError(error: Error): void {
-      this.done.reject(error)
-    }
-  }
 
   it.each(['in autocommit', 'in a transaction'])(
     'D11 COPY FROM STDIN %s writes to the tenant of its caller',

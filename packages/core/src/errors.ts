@@ -152,6 +152,11 @@ export const ERRORS = {
     retryable: true,
     hint: 'The tenant has all the connections that it may have. Try again later, or raise maxPerTenant or max.',
   },
+  ERR_TENANCY_POOLER_UNSAFE: {
+    status: 500,
+    retryable: false,
+    hint: "Behind PgBouncer in transaction mode: pooler: 'transaction', and alter role ... set search_path = '' for the login of the pool.",
+  },
   ERR_TENANCY_REDIS_COMMAND_REFUSED: {
     status: 500,
     retryable: false,

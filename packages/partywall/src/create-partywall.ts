@@ -29,6 +29,7 @@ import { Closers } from './internal/closers.ts'
 import { connectDatabase } from './internal/connect-database.ts'
 import { embeddedGate } from './internal/gate.ts'
 import { loadPeer } from './internal/load-peer.ts'
+import { guardPooler } from './internal/pooler-guard.ts'
 import { Provisioner } from './internal/provisioner.ts'
 import { seedOnce } from './internal/seed-ledger.ts'
 import { createTenantKysely, type KyselyPeer } from './internal/tenant-kysely.ts'
@@ -44,6 +45,9 @@ import { PluginScheduler } from './plugin-scheduler.ts'
 import { definePlugin, type PartywallServices } from './plugin-services.ts'
 import { TenantManager } from './tenant-manager.ts'
 
+/** How long a tenant that another process has suspended is still served where nobody tells of it, in two halves. */
+const UNWATCHED = { maxAgeMs: 5_000, staleWhileRevalidateMs: 5_000 }
+
 type PluginExtras = Pick<PartywallServices, 'db' | 'pool' | 'cache' | 'scheduler'>
 
 /**
@@ -53,7 +57,7 @@ type PluginExtras = Pick<PartywallServices, 'db' | 'pool' | 'cache' | 'scheduler
  * and every active tenant has the migrations, seeds and schedules of its plugins.
  *
  * @throws {TenancyError} by rejection: `ERR_TENANCY_OPTION_INVALID`, `ERR_TENANCY_PLUGIN_*`, `ERR_TENANCY_PEER_MISSING`, `ERR_TENANCY_DATABASE_UNAVAILABLE`, `ERR_TENANCY_REDIS_UNAVAILABLE`,
- * `ERR_TENANCY_MIGRATION_*`, `ERR_TENANCY_SHARED_TABLE_SHADOWED`, and whatever `tenants.create` rejects with.
+ * `ERR_TENANCY_POOLER_UNSAFE`, `ERR_TENANCY_MIGRATION_*`, `ERR_TENANCY_SHARED_TABLE_SHADOWED`, and whatever `tenants.create` rejects with.
  */
 export async function createPartywall(config: PartywallConfig = {}): Promise<Partywall> {
   const resolved = resolvePartywallConfig(config)
@@ -85,20 +89,36 @@ async function start(
   const connectionString = config.databaseUrl ?? (await embedded(config.dataDir, closers))
   const storePool = await connectDatabase(connectionString)
   closers.add('The pool of the tenant registry', () => storePool.end())
-  const store = new PostgresTenantStore(storePool)
-  await store.migrate()
   const gate =
     config.databaseUrl === undefined ? await embeddedGate(storePool, connectionString) : config.gate
+  const { pooler } = config
   const login =
     gate === undefined
-      ? { connectionString }
+      ? { connectionString, pooler }
       : {
           connectionString: gate.url,
+          pooler,
           role: 'per-tenant' as const,
           central: { connectionString },
         }
+  // Nothing stands before a server that was started here.
+  const watch =
+    config.databaseUrl === undefined
+      ? 'listen'
+      : await guardPooler({
+          login: { ...login, clusters },
+          clusters: Object.keys(clusters),
+          registry: storePool,
+          registryApart: gate !== undefined,
+        })
+  const store = new PostgresTenantStore(storePool, { watch })
+  await store.migrate()
 
-  const tenancy = createTenancy({ store, ...tenancyOptions(config) })
+  const tenancy = createTenancy({
+    store,
+    ...tenancyOptions(config),
+    ...(watch === 'off' ? { lookup: UNWATCHED } : {}),
+  })
   closers.add('The tenancy', () => tenancy.close())
   await tenancy.ready()
 

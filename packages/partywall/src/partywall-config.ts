@@ -54,6 +54,11 @@ export interface DatabaseConfig {
    * outside of tenants alone; its user must own the schemas and may create roles. @defaultValue none: tenants' statements run as the user of `url`. An embedded Postgres always has a gate.
    */
   readonly gateUrl?: string | undefined
+  /**
+   * What stands between `wall.pool` and the server: `'transaction'` for PgBouncer and its like in transaction mode, with a login whose search_path is empty, see docs/guide/poolers.md. What is really there is found
+   * out at the start, and refused if it does not go with this. @defaultValue `'none'`
+   */
+  readonly pooler?: 'none' | 'transaction' | undefined
   /** Where the embedded Postgres keeps its data. @defaultValue `'.partywall/postgres'` */
   readonly dataDir?: string | undefined
   /** Connections of `wall.pool`. @defaultValue `10` */
@@ -101,6 +106,7 @@ export type ResolvedPartywallConfig = Readonly<{
   reveal: Reveal | undefined
   databaseUrl: string | undefined
   gate: Gate | undefined
+  pooler: 'none' | 'transaction'
   dataDir: string
   max: number
   clusters: Readonly<Record<string, ClusterOptions>>
@@ -127,7 +133,16 @@ export const CONFIG_KEYS = {
     'reveal',
     'resolve',
   ],
-  database: ['url', 'gateUrl', 'dataDir', 'max', 'clusters', 'databases', 'sharedSchemas'],
+  database: [
+    'url',
+    'gateUrl',
+    'pooler',
+    'dataDir',
+    'max',
+    'clusters',
+    'databases',
+    'sharedSchemas',
+  ],
   redis: ['url'],
 } as const
 
@@ -152,6 +167,7 @@ export function resolvePartywallConfig(config: PartywallConfig = {}): ResolvedPa
     reveal: tenancy.reveal,
     databaseUrl: assertUrl('database.url', database.url, ['postgres:', 'postgresql:']),
     gate: resolveGate(database),
+    pooler: resolvePooler(database),
     dataDir,
     max,
     clusters: { ...clusters },
@@ -170,6 +186,14 @@ function resolveGate({ url, gateUrl }: DatabaseConfig): Gate | undefined {
   if (url === undefined)
     throw invalid('database.gateUrl needs database.url, the login of the owner.')
   return configuredGate(checked)
+}
+
+function resolvePooler({ url, pooler = 'none' }: DatabaseConfig): 'none' | 'transaction' {
+  if (pooler !== 'none' && pooler !== 'transaction')
+    throw invalid(`database.pooler must be 'none' or 'transaction', got ${String(pooler)}.`)
+  if (pooler !== 'none' && url === undefined)
+    throw invalid('database.pooler needs database.url: nothing stands before an embedded Postgres.')
+  return pooler
 }
 
 function resolveSources(config: TenancyConfig): (TenantResolver | TenantResolverFunction)[] {

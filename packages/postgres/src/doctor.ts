@@ -1,16 +1,20 @@
 import { assertKnownKeys, errorText, type Tenancy, TenancyError } from '@partywall/core'
 import type pg from 'pg'
-import { CHECKS, type Check, LINT_FAILED, LINTS } from './doctor/catalogue.ts'
+import { CHECKS, LINT_FAILED, LINTS } from './doctor/catalogue.ts'
 import { type DoctorFacts, readTenants, type TenantFacts } from './doctor/facts.ts'
 import {
+  type Check,
   type FindingCode,
   type FindingSeverity,
   findEvidence,
   type Lint,
   type LintHead,
 } from './doctor/lint.ts'
+import { poolerProblems } from './internal/pooler-problems.ts'
 import { withTransaction } from './internal/with-transaction.ts'
+import { probePooler } from './pooler-probe.ts'
 import { assertSchemaName } from './search-path.ts'
+import type { TenantPool } from './tenant-pool.ts'
 
 export type { FindingCode, FindingSeverity }
 
@@ -21,6 +25,8 @@ export interface DoctorOptions {
   readonly sharedSchemas?: readonly string[] | undefined
   /** The role that the application logs in as. @defaultValue the role that `central` logs in as */
   readonly loginRole?: string | undefined
+  /** The pool of the application, to find out what stands between it and the server. Absent: that is not looked at, and `checked` shows it. */
+  readonly pool?: TenantPool | undefined
 }
 
 /** An unsafe fact. */
@@ -48,15 +54,16 @@ const SEVERITIES: readonly FindingSeverity[] = ['error', 'warning', 'info']
 /**
  * Looks for facts in the database that would let one tenant reach the data of another: see docs/reference/doctor.md for every code.
  *
- * Reads `pg_catalog` alone, in one read-only transaction and one snapshot; it locks no table, changes nothing, and may be repeated at any time, also on a standby. A lint that fails is a finding
+ * Reads `pg_catalog` alone, in one read-only transaction and one snapshot; it locks no table, changes nothing, and may be repeated at any time, also on a standby. With `pool` it
+ * also opens a few connections as the pool would, see `probePooler`. A lint that fails is a finding
  * `PARTYWALL_LINT_FAILED`, and the others run all the same.
  *
  * @param central - a pool outside of every tenant, `pool.central`.
  * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID` for options that are wrong or a role that does not exist. Rejects with the error of the driver if the server cannot be asked.
  */
 export async function doctor(central: pg.Pool, options: DoctorOptions = {}): Promise<DoctorReport> {
-  assertKnownKeys('doctor', options, ['tenancy', 'sharedSchemas', 'loginRole'])
-  const { tenancy, sharedSchemas = ['public'], loginRole } = options
+  assertKnownKeys('doctor', options, ['tenancy', 'sharedSchemas', 'loginRole', 'pool'])
+  const { tenancy, sharedSchemas = ['public'], loginRole, pool } = options
   if (!Array.isArray(sharedSchemas))
     throw new TenancyError(
       'ERR_TENANCY_OPTION_INVALID',
@@ -67,6 +74,7 @@ export async function doctor(central: pg.Pool, options: DoctorOptions = {}): Pro
   const round = new Round()
   // Before the transaction: a store that shares the pool must not wait for the connection that waits for it.
   const tenants = tenancy === undefined ? undefined : await round.tenantsOf(tenancy)
+  const pooler = pool === undefined ? undefined : await round.poolerOf(pool)
   await withTransaction(central, async (client) => {
     await client.query('set transaction isolation level repeatable read, read only')
     // Whatever functions and operators others have planted in a schema, the server's own are meant. JIT costs more than such a query.
@@ -78,6 +86,7 @@ export async function doctor(central: pg.Pool, options: DoctorOptions = {}): Pro
       ...server,
       sharedSchemas,
       tenants,
+      pooler,
       unverifiedSources: tenancy?.unverifiedSources,
     })
   })
@@ -130,6 +139,18 @@ export class Round {
     }
   }
 
+  /** What is wrong between the pool and the server, or a failure. */
+  async poolerOf(pool: TenantPool): Promise<readonly string[] | undefined> {
+    try {
+      const report = await probePooler(pool)
+      const problems = poolerProblems(report, pool.pooler)
+      return problems.map(({ what, remedy }) => [what, ...report.evidence, remedy].join(' '))
+    } catch (error) {
+      this.#failures.push(`PARTYWALL_POOLER_UNSAFE: ${errorText(error)}`)
+      return undefined
+    }
+  }
+
   async run(client: pg.PoolClient, facts: DoctorFacts): Promise<void> {
     for (const lint of this.#lints)
       await this.#attempt(client, facts, lint, () => findEvidence(client, lint, facts))
@@ -145,6 +166,7 @@ export class Round {
   ): Promise<void> {
     if (lint.needs === 'tenants' && facts.tenants === undefined) return
     if (lint.needs === 'tenancy' && facts.unverifiedSources === undefined) return
+    if (lint.needs === 'pool' && facts.pooler === undefined) return
     // One that fails must not take the transaction, and with it all that follow, along.
     await client.query('savepoint lint')
     try {

@@ -1,4 +1,5 @@
 export type { AbortableQuery, AbortableQueryConfig } from './abortable-query.ts'
+export { type AssertPoolerOptions, assertPooler } from './assert-pooler.ts'
 export type {
   BreakerOptions,
   ClusterOptions,
@@ -23,7 +24,17 @@ export {
   type MigrationSet,
   migrateTenant,
 } from './migrations.ts'
-export { PostgresTenantStore, postgresTenantStore } from './postgres-tenant-store.ts'
+export {
+  type PoolerMode,
+  type PoolerProbeOptions,
+  type PoolerReport,
+  probePooler,
+} from './pooler-probe.ts'
+export {
+  PostgresTenantStore,
+  type PostgresTenantStoreOptions,
+  postgresTenantStore,
+} from './postgres-tenant-store.ts'
 export { type DropTenantSchemaOptions, dropTenantSchema } from './schema-drop.ts'
 export { fingerprintSchema } from './schema-fingerprint.ts'
 export {

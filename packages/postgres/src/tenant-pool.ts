@@ -89,6 +89,8 @@ export class TenantPool extends pg.Pool {
   readonly #lanes: Lanes | undefined
   readonly #checkoutTimeoutMs: number | 'never'
   readonly #madeIn: string | undefined
+  /** What the pool takes to stand between it and the server; `assertPooler` compares. */
+  readonly pooler: 'none' | 'transaction'
   readonly #databases: DatabasePools
   readonly #centrals: CentralPools
   /** The way to the server for what needs a session of its own; `undefined` behind a pooler. */
@@ -134,6 +136,7 @@ export class TenantPool extends pg.Pool {
       max: resolved.maxUnsafeSessions,
       checkoutTimeoutMs: resolved.checkoutTimeoutMs,
     })
+    this.pooler = resolved.pooled ? 'transaction' : 'none'
     this.sharedSchemas = Object.freeze([...sharedSchemas])
     this.rowSchema = resolved.rowSchema
     this.#centrals = new CentralPools(resolved.databases.connectTimeoutMs)
@@ -206,6 +209,11 @@ export class TenantPool extends pg.Pool {
     this.#databases.clusterOf(cluster, typeof place === 'object' ? place : undefined)
     this.#tellBypass('pool.centralOf')
     return this.#tenancy.context.outside(() => this.#centrals.get(key, cluster, settings))
+  }
+
+  /** @internal How the clients of the pool reach a cluster. @throws {TenancyError} `ERR_TENANCY_CLUSTER_UNKNOWN`. */
+  connectionOf(cluster: string): pg.ClientConfig {
+    return this.#databases.clusterOf(cluster).connection
   }
 
   #tellBypass(door: string): void {

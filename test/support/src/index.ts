@@ -4,5 +4,12 @@ export { type EventuallyOptions, eventually } from './eventually.ts'
 export type { RunningServer } from './internal/running-server.ts'
 export { type SeededRandom, seededRandom, testSeed } from './seeded-random.ts'
 export { createTestDatabase, type TestDatabase } from './test-database.ts'
+export {
+  startPgBouncer,
+  type TestPgBouncer,
+  type TestPgBouncerOptions,
+  whyNoPgBouncer,
+} from './test-pgbouncer.ts'
+export { startTestPooler, type TestPooler, type TestPoolerOptions } from './test-pooler.ts'
 export { createTestRedis, type TestRedis, type TestRedisOptions } from './test-redis.ts'
 export { startTestPostgres, startTestServers, type TestServers } from './test-servers.ts'

@@ -10,6 +10,8 @@ export interface DoctorFacts {
   /** Absent without a tenancy, and where its store could not tell. */
   readonly tenants?: TenantFacts | undefined
   readonly unverifiedSources?: readonly string[] | undefined
+  /** What is wrong between the pool and the server. Absent without a pool, and where nothing could be told. */
+  readonly pooler?: readonly string[] | undefined
 }
 
 export interface TenantFacts {

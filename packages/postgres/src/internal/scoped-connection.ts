@@ -18,7 +18,7 @@ import {
 import { MANY_STATEMENTS } from './query-config.ts'
 import { scopeError, taintsSession } from './scope-error.ts'
 import { type Prefix, REFUSED } from './scope-statement.ts'
-import { CLEAN_IN_TRANSACTION, type CleanerStep, SessionCleaner } from './session-cleaner.ts'
+import { CLEAN_FIRST, type CleanerStep, SessionCleaner } from './session-cleaner.ts'
 import { residueOf } from './session-residue.ts'
 import { type NamedStatement, type StatementColumns, StatementNames } from './statement-names.ts'
 import type { TenantPrefix } from './tenant-prefix.ts'
@@ -157,6 +157,8 @@ export class ScopedConnection extends PgConnectionBase {
   #columns: StatementColumns | undefined
   #binary = false
   readonly #pooled: boolean
+  /** Of statements with names of the caller's, behind a pooler. */
+  readonly #texts = new Map<string, string>()
 
   /** Messages of a batch, which leave in one write. */
   #gathered: Uint8Array[] | undefined
@@ -177,8 +179,8 @@ export class ScopedConnection extends PgConnectionBase {
       preparedStatements === 'off' || pooled ? undefined : new StatementNames(preparedStatements)
     this.#pooled = pooled
     // pg would not send again what it believes the server to know.
-    if (pooled) this.parsedStatements = forgetful()
-    if (pooled) this.submittedNamedStatements = forgetful()
+    if (pooled) this.parsedStatements = forgetful(this.#texts)
+    if (pooled) this.submittedNamedStatements = forgetful(this.#texts)
     this.#maxTenants = maxTenantsPerConnection
     const die = (): void => {
       this.#dead = true
@@ -273,6 +275,11 @@ export class ScopedConnection extends PgConnectionBase {
     return { messages, scope, named, known, columns, binary }
   }
 
+  /** Whether each transaction may come to another session. */
+  get pooled(): boolean {
+    return this.#pooled
+  }
+
   /** Sends messages of a lane. */
   write(bytes: Uint8Array): void {
     super._send(bytes)
@@ -341,8 +348,8 @@ export class ScopedConnection extends PgConnectionBase {
     const held = this.#takeHeld()
     const send = (scope: Prefix, front: readonly string[] = []): void => {
       const own = [
-        ...held,
         ...front,
+        ...held,
         ...(this.#mustPrepare(scope) ? [scope.statement.prepare] : []),
         scope.sql,
       ]
@@ -361,9 +368,18 @@ export class ScopedConnection extends PgConnectionBase {
     send(scope)
   }
 
-  override parse(message: { text: string; name?: string; types?: unknown }): void {
+  override parse(given: { text: string; name?: string; types?: unknown }): void {
+    const message = this.#pooled && given.name ? this.#withoutName(given) : given
     if (this.#muteIfAnswered(message.text)) return
     if (this.#beginExtended(message.text) !== 'refused') this.#sendParse(message)
+  }
+
+  /** A name says nothing where the next transaction may come to another session. Who gives a text with it once may leave it out later, as with pg. */
+  #withoutName({ name = '', ...message }: { text: string; name?: string; types?: unknown }): {
+    text: string
+    types?: unknown
+  } {
+    return { ...message, text: message.text ?? this.#texts.get(name) }
   }
 
   override bind(message: { statement?: string }): void {
@@ -616,7 +632,7 @@ export class ScopedConnection extends PgConnectionBase {
     const held = this.#takeHeld()
     const messagesOf = (scope: Prefix, front: readonly string[] = []): Uint8Array[] => {
       const messages: Uint8Array[] = []
-      for (const statement of [...held, ...front])
+      for (const statement of [...front, ...held])
         messages.push(parseMessage('', statement), bindMessage('', []), executeMessage())
       if (this.#mustPrepare(scope)) messages.push(scope.statement.parse)
       messages.push(scope.bytes)
@@ -634,7 +650,8 @@ export class ScopedConnection extends PgConnectionBase {
     return 'scoped'
   }
 
-  #scopeFor({ first, firstAgain, next }: TenantPrefix): Prefix {
+  #scopeFor({ first, firstAgain, next, within }: TenantPrefix): Prefix {
+    if (this.#status === 'T') return within
     if (!this.#fresh) return next
     this.#fresh = false
     return this.#cleaned ? firstAgain : first
@@ -642,7 +659,7 @@ export class ScopedConnection extends PgConnectionBase {
 
   /** The statement that is to be sent asks whether the session is clean. */
   get #mayClean(): boolean {
-    return this.#fresh || this.#pooled
+    return this.#status === 'I' && (this.#fresh || this.#pooled)
   }
 
   #mustPrepare({ statement }: Prefix): boolean {
@@ -671,7 +688,7 @@ export class ScopedConnection extends PgConnectionBase {
     // Behind a pooler the next transaction may come to another session, so the cleaning travels with the statement.
     this.#repeat(
       this.#pooled
-        ? new SessionCleaner(() => again({ clean: CLEAN_IN_TRANSACTION }), 'keep')
+        ? new SessionCleaner(() => again({ clean: CLEAN_FIRST }), 'keep')
         : new SessionCleaner(() => again({}), 'clean'),
     )
   }
@@ -784,7 +801,10 @@ function listenRefused(tenantId: string | undefined): TenancyError {
   )
 }
 
-/** A record that keeps nothing. */
-function forgetful(): Record<string, string> {
-  return new Proxy<Record<string, string>>({}, { set: () => true })
+/** A record that shows nothing of what it is given; `texts` has it. */
+function forgetful(texts: Map<string, string>): Record<string, string> {
+  return new Proxy<Record<string, string>>(
+    {},
+    { set: (_, name, text: string) => texts.set(String(name), text) !== undefined },
+  )
 }

@@ -18,6 +18,8 @@ export interface TenantPrefix {
   readonly firstAgain: Prefix
   /** For every other statement: temporary objects are the tenant's own. */
   readonly next: Prefix
+  /** Inside of an open transaction, whose scope may have ended with the one that it was chained to. Asks nothing: what is there is the transaction's own. */
+  readonly within: Prefix
   /** The database that the tenant is in; `undefined` for the pool's own. */
   readonly target: DatabaseTarget | undefined
 }
@@ -57,10 +59,12 @@ export class TenantPrefixes {
     const values = this.valuesFor(tenant)
     // Behind a pooler every statement may be the first that its session sees of the pool.
     const firstAgain = scopePrefix('firstAgain', values, !pooled)
+    const within = scopePrefix('next', values, !pooled)
     const bytes: TenantPrefix = {
       first: pooled ? firstAgain : scopePrefix('first', values, true),
       firstAgain,
-      next: pooled ? firstAgain : scopePrefix('next', values, true),
+      next: pooled ? firstAgain : within,
+      within,
       target: targetOf(tenant, this.#hasLogin(tenant)),
     }
     this.#bytes.set(tenant, bytes)
