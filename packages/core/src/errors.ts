@@ -177,6 +177,11 @@ export const ERRORS = {
     retryable: false,
     hint: 'Drop what the message names, or make it independent of the schema, then repeat the call.',
   },
+  ERR_TENANCY_SCHEMA_UNCLONABLE: {
+    status: 409,
+    retryable: false,
+    hint: 'A clone would leave out or change what the message names, so nothing was done.',
+  },
   ERR_TENANCY_SCOPE_FAILED: {
     status: 500,
     retryable: false,

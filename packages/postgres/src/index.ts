@@ -14,6 +14,7 @@ export {
   migrateTenant,
 } from './migrations.ts'
 export { PostgresTenantStore, postgresTenantStore } from './postgres-tenant-store.ts'
+export { type CloneTenantSchemaOptions, cloneTenantSchema } from './schema-clone.ts'
 export { type DropTenantSchemaOptions, dropTenantSchema } from './schema-drop.ts'
 export { fingerprintSchema } from './schema-fingerprint.ts'
 export {

@@ -1,0 +1,81 @@
+import { findNames } from './names-in-text.ts'
+import type { ClonePlan } from './plan.ts'
+import { inheritsInOrder } from './table-steps.ts'
+
+/** Says what of a schema a clone would have to leave out or change, as people read it. */
+export function findRefusals(plan: ClonePlan): string[] {
+  const { facts, task } = plan
+  const tables = new Map(facts.of('table').map((table) => [table.id, table]))
+  const reordered = [...tables.values()].filter((table) => {
+    const parents = (table.parents ?? []).flatMap((id) => tables.get(id) ?? [])
+    return (
+      table.partitionBound === null &&
+      parents.length > 0 &&
+      !inheritsInOrder(table, parents) &&
+      !(table.columns ?? []).every(({ local }) => local)
+    )
+  })
+  const hidden = [...tables.values()].filter((table) => table.hidden && task.hasRows(table.id))
+  return [
+    ...hidden.map(
+      ({ name }) => `table ${task.source}.${name} (its row policies hide rows from ${task.user})`,
+    ),
+    ...facts.obstacles.map(({ name, reason }) => `${name} (${reason})`),
+    ...reordered.map(
+      ({ name }) =>
+        `table ${task.source}.${name} (its parent got columns later, so that their order cannot be made again)`,
+    ),
+  ]
+}
+
+const NAMED_KINDS = [
+  'table',
+  'view',
+  'sequence',
+  'index',
+  'routine',
+  'type',
+  'operator',
+  'collation',
+  'dictionary',
+  'text search',
+  'statistics',
+] as const
+
+/** Texts that name the source. */
+export function findNamings(plan: ClonePlan): string[] {
+  const { facts, task } = plan
+  const objects = new Set(NAMED_KINDS.flatMap((kind) => facts.of(kind).map(({ name }) => name)))
+  return findNames(task.source, objects, plan.texts)
+}
+
+/**
+ * The locks that a clone takes, at most. Of the source, one for each table and view, and where rows are read, for each index and TOAST table with its index; of the target, one for each of all of these and for each
+ * object of any other kind that is given an owner, a comment or rights; and those on the server's own catalogues.
+ */
+export function countLocks({ facts, task }: ClonePlan): number {
+  const tables = facts.of('table')
+  const stored = [...tables, ...facts.of('view')]
+  const indexes = Map.groupBy(facts.of('index'), ({ table }) => table)
+  const parts = (of: readonly { readonly id: string; readonly toasted: boolean }[]): number =>
+    of.reduce((sum, { id, toasted }) => sum + (indexes.get(id)?.length ?? 0) + (toasted ? 2 : 0), 0)
+  const sequences = facts.of('sequence').length
+  const others = OTHER_KINDS.reduce((sum, kind) => sum + facts.of(kind).length, 0)
+  const source = stored.length + parts(tables.filter(({ id }) => task.hasRows(id))) + sequences
+  return source + stored.length + parts(stored) + sequences + others + CATALOGUE_LOCKS
+}
+
+const OTHER_KINDS = [
+  'type',
+  'routine',
+  'operator',
+  'collation',
+  'dictionary',
+  'text search',
+  'statistics',
+  'constraint',
+  'cast',
+] as const
+
+/** Catalogues and their indexes, 136 of which were seen on Postgres 15 and 18. */
+const CATALOGUE_LOCKS = 200
