@@ -56,8 +56,9 @@ const rights = (acl: string, owner: string): Readonly<Record<string, string>> =>
   owner: roleName(owner),
   rights: entries(acl),
 })
+// An empty list is not the same as none: everything was revoked, also from the owner.
 const entries = (acl: string): string =>
-  `(select jsonb_agg(jsonb_build_object('grantee', case when x.grantee <> 0 then ${roleName('x.grantee')} end, 'grantor', ${roleName('x.grantor')}, 'right', x.privilege_type, 'grantable', x.is_grantable) order by x.position)
+  `(select case when ${acl} is not null then coalesce(jsonb_agg(jsonb_build_object('grantee', case when x.grantee <> 0 then ${roleName('x.grantee')} end, 'grantor', ${roleName('x.grantor')}, 'right', x.privilege_type, 'grantable', x.is_grantable) order by x.position), '[]') end
     from aclexplode(${acl}) with ordinality x (grantor, grantee, privilege_type, is_grantable, position))`
 
 const SEQUENCE = build({

@@ -12,7 +12,7 @@ export function findNames(
   objects: ReadonlySet<string>,
   texts: readonly KeptText[],
 ): string[] {
-  const escaped = schema.replaceAll(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')
+  const escaped = schema.replaceAll(/[\\^$.*+?()[\]{}|]/g, '\\$&')
   const name = `(?<![\\p{L}\\p{N}_$])"?${escaped}"?(?![\\p{L}\\p{N}_$])`
   const qualified = new RegExp(
     String.raw`${name}\s*\.\s*(?:"(?<quoted>[^"]+)"|(?<plain>[\p{L}_][\p{L}\p{N}_$]*))?`,

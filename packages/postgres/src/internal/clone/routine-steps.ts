@@ -15,7 +15,8 @@ export function addRoutines(plan: ClonePlan): void {
     plan.keep(what, 'definition', routine.sqlBody, routine.arguments)
     if (routine.sqlBody === null && routine.prokind !== 'a') plan.keep(what, 'code', routine.source)
     for (const entry of config ?? [])
-      if (entry !== path) plan.keep(what, 'code', entry.slice(entry.indexOf('=') + 1))
+      if (entry !== path)
+        plan.keep(what, 'definition', literal(entry.slice(entry.indexOf('=') + 1)))
     plan.add({
       id,
       what,
