@@ -505,6 +505,38 @@ describe('races', () => {
     }
   })
 
+  it('keeps migrations of the source away until the end, and lets everybody read and write', async () => {
+    await shop()
+    // Stops a clone behind its snapshot.
+    await db.query(`create function public.wait() returns event_trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(77); end $$;
+      create event trigger wait on ddl_command_end when tag in ('CREATE VIEW') execute function public.wait()`)
+    const gate = await central.connect()
+    const migration = await central.connect()
+    try {
+      await gate.query('select pg_advisory_lock(77)')
+      const cloned = clone({ data: 'all' })
+      await waiting('check_function_bodies')
+      await db.query(
+        "insert into acme.customers (owner) values ('canary:later'); update acme.orders set total = 5; delete from acme.orders where id = 2",
+      )
+      await migration.query("set lock_timeout = '100ms'")
+      for (const sql of [
+        'alter table acme.orders drop column total',
+        'drop table acme.orders',
+        'truncate acme.orders',
+      ])
+        await expect(migration.query(sql)).rejects.toMatchObject({ code: '55P03' })
+      await gate.query('select pg_advisory_unlock(77)')
+      expect(await cloned).toBe(true)
+    } finally {
+      gate.release(true)
+      migration.release(true)
+    }
+    expect(await idsIn('globex.customers')).toEqual([1, 2])
+    expect(await idsIn('globex.orders')).toEqual([1, 2])
+    expect(await idsIn('acme.customers')).toEqual([1, 2, 3])
+  })
+
   /** Until somebody waits for a lock while a statement about `text` runs. */
   async function waiting(text: string): Promise<void> {
     for (let n = 0; n < 500; n++) {
@@ -525,7 +557,7 @@ describe('locks', () => {
       Array.from(
         { length: 60 },
         (_, n) =>
-          `create table t${n} (id serial primary key, body text, n int${n > 0 ? ` references t${n - 1} (id)` : ''}); create index on t${n} (n); comment on table t${n} is 'x'; create type e${n} as enum ('a'); comment on type e${n} is 'x'; create view v${n} as select * from t${n};`,
+          `create type mood${n} as enum ('a'); create table t${n} (id serial, body text, n mood${n}); create index on t${n} (n); comment on table t${n} is 'x'; comment on type mood${n} is 'x'; create view v${n} as select * from t${n} where n = 'a'; create function f${n}(mood${n}) returns int language sql as 'select 1';`,
       ).join('\n'),
     )
     const limit = await refusedLocks({ data: 'all', maxLocks: 1 })

@@ -317,12 +317,15 @@ function codeOf(error: unknown): unknown {
   return error instanceof Error && 'code' in error ? error.code : undefined
 }
 
+/** No such table, no such schema, and a lock that somebody else has. */
+const TAKEN: ReadonlySet<unknown> = new Set(['42P01', '3F000', '55P03'])
+
 /** `undefined` for a table that is gone, or that somebody has for himself. */
 async function unlessTaken<T>(work: Promise<T>): Promise<T | undefined> {
   try {
     return await work
   } catch (error) {
-    if (codeOf(error) === '42P01' || codeOf(error) === '55P03') return undefined
+    if (TAKEN.has(codeOf(error))) return undefined
     throw error
   }
 }

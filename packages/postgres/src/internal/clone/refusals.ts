@@ -51,7 +51,7 @@ export function findNamings(plan: ClonePlan): string[] {
 
 /**
  * The locks that a clone takes, at most. Of the source, one for each table and view, and where rows are read, for each index and TOAST table with its index; of the target, one for each of all of these and for each
- * object of any other kind that is given an owner, a comment or rights; and those on the server's own catalogues.
+ * object of any other kind that is given an owner or a comment, or that another one refers to; and those on the server's own catalogues.
  */
 export function countLocks({ facts, task }: ClonePlan): number {
   const tables = facts.of('table')
@@ -60,7 +60,9 @@ export function countLocks({ facts, task }: ClonePlan): number {
   const parts = (of: readonly { readonly id: string; readonly toasted: boolean }[]): number =>
     of.reduce((sum, { id, toasted }) => sum + (indexes.get(id)?.length ?? 0) + (toasted ? 2 : 0), 0)
   const sequences = facts.of('sequence').length
-  const others = OTHER_KINDS.reduce((sum, kind) => sum + facts.of(kind).length, 0)
+  // Nothing ever refers to a not-null constraint, and Postgres 18 has one for every such column.
+  const constraints = facts.of('constraint').filter(({ contype }) => contype !== 'n').length
+  const others = OTHER_KINDS.reduce((sum, kind) => sum + facts.of(kind).length, constraints)
   const source = stored.length + parts(tables.filter(({ id }) => task.hasRows(id))) + sequences
   return source + stored.length + parts(stored) + sequences + others + CATALOGUE_LOCKS
 }
@@ -73,8 +75,10 @@ const OTHER_KINDS = [
   'dictionary',
   'text search',
   'statistics',
-  'constraint',
   'cast',
+  'trigger',
+  'rule',
+  'policy',
 ] as const
 
 /** Catalogues and their indexes, 136 of which were seen on Postgres 15 and 18. */
