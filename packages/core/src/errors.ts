@@ -32,6 +32,11 @@ export const ERRORS = {
     retryable: true,
     hint: 'Check that the database server runs and that the address and the credentials are right.',
   },
+  ERR_TENANCY_ENGINE_UNSUPPORTED: {
+    status: 500,
+    retryable: false,
+    hint: "engine: 'citus' needs Citus 12 or newer in this database, and its coordinator. See docs/guide/citus.md.",
+  },
   ERR_TENANCY_FOREACH_FAILED: {
     status: 500,
     retryable: false,

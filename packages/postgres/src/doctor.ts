@@ -1,14 +1,16 @@
 import { assertKnownKeys, errorText, type Tenancy, TenancyError } from '@partywall/core'
 import type pg from 'pg'
-import { CHECKS, type Check, LINT_FAILED, LINTS } from './doctor/catalogue.ts'
+import { CHECKS, LINT_FAILED, LINTS } from './doctor/catalogue.ts'
 import { type DoctorFacts, readTenants, type TenantFacts } from './doctor/facts.ts'
 import {
+  type Check,
   type FindingCode,
   type FindingSeverity,
   findEvidence,
   type Lint,
   type LintHead,
 } from './doctor/lint.ts'
+import { assertEngine, type DatabaseEngine } from './internal/citus.ts'
 import { withTransaction } from './internal/with-transaction.ts'
 import { assertSchemaName } from './search-path.ts'
 
@@ -21,6 +23,8 @@ export interface DoctorOptions {
   readonly sharedSchemas?: readonly string[] | undefined
   /** The role that the application logs in as. @defaultValue the role that `central` logs in as */
   readonly loginRole?: string | undefined
+  /** `'citus'`: tenants' schemas are to be distributed. Where the extension is installed, its lints run anyway. @defaultValue `'postgres'` */
+  readonly engine?: DatabaseEngine | undefined
 }
 
 /** An unsafe fact. */
@@ -55,8 +59,9 @@ const SEVERITIES: readonly FindingSeverity[] = ['error', 'warning', 'info']
  * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID` for options that are wrong or a role that does not exist. Rejects with the error of the driver if the server cannot be asked.
  */
 export async function doctor(central: pg.Pool, options: DoctorOptions = {}): Promise<DoctorReport> {
-  assertKnownKeys('doctor', options, ['tenancy', 'sharedSchemas', 'loginRole'])
-  const { tenancy, sharedSchemas = ['public'], loginRole } = options
+  assertKnownKeys('doctor', options, ['tenancy', 'sharedSchemas', 'loginRole', 'engine'])
+  const { tenancy, sharedSchemas = ['public'], loginRole, engine = 'postgres' } = options
+  assertEngine(engine)
   if (!Array.isArray(sharedSchemas))
     throw new TenancyError(
       'ERR_TENANCY_OPTION_INVALID',
@@ -77,6 +82,7 @@ export async function doctor(central: pg.Pool, options: DoctorOptions = {}): Pro
     await round.run(client, {
       ...server,
       sharedSchemas,
+      engine,
       tenants,
       unverifiedSources: tenancy?.unverifiedSources,
     })

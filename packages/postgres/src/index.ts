@@ -6,6 +6,7 @@ export {
   type FindingCode,
   type FindingSeverity,
 } from './doctor.ts'
+export type { DatabaseEngine } from './internal/citus.ts'
 export {
   createMigration,
   loadMigrations,
@@ -36,4 +37,4 @@ export { TenantClient } from './tenant-client.ts'
 export { TenantPool, type TransactionQuery } from './tenant-pool.ts'
 export type { TenantPoolOptions } from './tenant-pool-options.ts'
 export { createGateRole, createTenantRole, type TenantRoleOptions } from './tenant-roles.ts'
-export { createTenantSchema } from './tenant-schema.ts'
+export { type CreateTenantSchemaOptions, createTenantSchema } from './tenant-schema.ts'

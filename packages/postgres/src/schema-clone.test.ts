@@ -514,16 +514,15 @@ describe('races', () => {
     const migration = await central.connect()
     try {
       await gate.query('select pg_advisory_lock(77)')
-      const cloned = clone({ data: 'all' })
+      const cloned = clone()
       await waiting('check_function_bodies')
       await db.query(
-        "insert into acme.customers (owner) values ('canary:later'); update acme.orders set total = 5; delete from acme.orders where id = 2",
+        "insert into acme.customers (owner) values ('canary:later'); update acme.customers set owner = 'canary:late' where id = 1; delete from acme.customers where id = 3",
       )
       await migration.query("set lock_timeout = '100ms'")
       for (const sql of [
-        'alter table acme.orders drop column total',
-        'drop table acme.orders',
-        'truncate acme.orders',
+        'alter table acme.customers drop column owner',
+        'drop table acme.customers cascade',
       ])
         await expect(migration.query(sql)).rejects.toMatchObject({ code: '55P03' })
       await gate.query('select pg_advisory_unlock(77)')
@@ -532,9 +531,7 @@ describe('races', () => {
       gate.release(true)
       migration.release(true)
     }
-    expect(await idsIn('globex.customers')).toEqual([1, 2])
-    expect(await idsIn('globex.orders')).toEqual([1, 2])
-    expect(await idsIn('acme.customers')).toEqual([1, 2, 3])
+    expect(await alike('acme', 'globex')).toBe(true)
   })
 
   /** Until somebody waits for a lock while a statement about `text` runs. */

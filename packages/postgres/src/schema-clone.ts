@@ -1,5 +1,6 @@
 import { assertKnownKeys, TenancyError, type Tenant } from '@partywall/core'
 import type pg from 'pg'
+import { assertEngine, type DatabaseEngine, engineErrorOf } from './internal/citus.ts'
 import { CloneRun, StaleSnapshot } from './internal/clone/clone-run.ts'
 import { ownSchemaOf } from './internal/schema-mark.ts'
 import { assertNotShared } from './search-path.ts'
@@ -16,6 +17,8 @@ export interface CloneTenantSchemaOptions {
   readonly namedInText?: 'refuse' | 'keep' | undefined
   /** Locks that the one transaction may take. @defaultValue half of what the server holds for all, `max_locks_per_transaction` x `max_connections` / 2: 3,200 if nobody changed these */
   readonly maxLocks?: number | undefined
+  /** `'citus'`: the copy is distributed (docs/guide/citus.md); while rows are copied, nobody can write to the source, because Citus has no snapshot of the whole cluster. @defaultValue `'postgres'` */
+  readonly engine?: DatabaseEngine | undefined
 }
 
 /**
@@ -30,7 +33,8 @@ export interface CloneTenantSchemaOptions {
  *
  * @param central - a pool outside of every tenant, `pool.central`, whose user owns the schema and may create schemas.
  * @throws {TenancyError} `ERR_TENANCY_SCHEMA_UNCLONABLE`, with the names, if a copy would leave something out, change it, or take too many locks; `ERR_TENANCY_SCHEMA_MISSING` if there is no source;
- * `ERR_TENANCY_PHYSICAL_NAME_CONFLICT` if a schema is not marked as its tenant's, is `public` or shared; `ERR_TENANCY_TENANT_CHANGED` if tables of the source come and go all the time; `ERR_TENANCY_OPTION_INVALID`.
+ * `ERR_TENANCY_PHYSICAL_NAME_CONFLICT` if a schema is not marked as its tenant's, is `public` or shared; `ERR_TENANCY_TENANT_CHANGED` if tables of the source come and go all the time;
+ * `ERR_TENANCY_ENGINE_UNSUPPORTED` if the database cannot distribute schemas and is to; `ERR_TENANCY_OPTION_INVALID`.
  */
 export async function cloneTenantSchema(
   central: pg.Pool,
@@ -46,7 +50,7 @@ export async function cloneTenantSchema(
       await run.make(found)
       return true
     } catch (error) {
-      if (!(error instanceof StaleSnapshot)) throw error
+      if (!(error instanceof StaleSnapshot)) throw engineErrorOf(error, target)
     }
   }
   throw new TenancyError(
@@ -65,8 +69,11 @@ function resolve(source: Tenant, target: Tenant, options: CloneTenantSchemaOptio
     'sharedSchemas',
     'namedInText',
     'maxLocks',
+    'engine',
   ])
   const { data = 'none', sharedSchemas = ['public'], namedInText = 'refuse', maxLocks } = options
+  const { engine = 'postgres' } = options
+  assertEngine(engine)
   const [from, to] = [ownSchemaOf(source), ownSchemaOf(target)]
   for (const tenant of [source, target]) assertNotShared(tenant, sharedSchemas)
   const named = Array.isArray(data) && data.every((name) => typeof name === 'string')
@@ -77,7 +84,7 @@ function resolve(source: Tenant, target: Tenant, options: CloneTenantSchemaOptio
   if (maxLocks !== undefined && !(Number.isInteger(maxLocks) && maxLocks > 0))
     throw invalid(`maxLocks must be a positive integer, got ${maxLocks}.`)
   if (from === to) throw invalid(`The schema "${from}" cannot be a copy of itself.`)
-  return { source, target, from, to, data, sharedSchemas, namedInText, maxLocks }
+  return { source, target, from, to, data, sharedSchemas, namedInText, maxLocks, engine }
 }
 
 function invalid(message: string): TenancyError {

@@ -1,6 +1,7 @@
 import { physicalName, TenancyError, type Tenant } from '@partywall/core'
 import type pg from 'pg'
 import { quoteIdentifier, searchPathOf } from '../../search-path.ts'
+import { assertCanDistribute, type DatabaseEngine, distributeSchemaSql } from '../citus.ts'
 import { readCatalogueLines } from '../schema-catalogue.ts'
 import { assertMarked, type MarkedSchema, schemaLock, schemaMark } from '../schema-mark.ts'
 import { withTransaction } from '../with-transaction.ts'
@@ -20,6 +21,7 @@ export interface CloneRunOptions {
   readonly sharedSchemas: readonly string[]
   readonly namedInText: 'refuse' | 'keep'
   readonly maxLocks: number | undefined
+  readonly engine: DatabaseEngine
 }
 
 /** What was looked up is not what the transaction sees: somebody else was faster. */
@@ -82,6 +84,7 @@ export class CloneRun {
         { tenantId: source.id },
       )
     assertMarked(found, from, source)
+    await assertCanDistribute(this.#central, this.#options.engine, target)
     return { tables: found.tables, locks }
   }
 
@@ -97,7 +100,8 @@ export class CloneRun {
   }
 
   async #attempt({ tables, locks }: FoundSource): Promise<void> {
-    const { from, to, target, sharedSchemas, namedInText, maxLocks = locks } = this.#options
+    const { from, to, target, sharedSchemas, namedInText, engine } = this.#options
+    const { maxLocks = locks } = this.#options
     const assertLocks = (needed: number): void => {
       if (needed > maxLocks)
         throw this.#refusal(
@@ -127,22 +131,25 @@ export class CloneRun {
       assertLocks(countLocks(plan))
       const roles = await this.#roles(client, plan)
       const script = this.#script(plan, `${schema}, ${behind}`)
-      await this.#withTypedErrors(client.query([...roles, script].join(';\n')))
+      // As a whole and at the end: Citus takes many statements on local tables alone.
+      const distribute = engine === 'citus' ? [distributeSchemaSql(schema)] : []
+      await this.#withTypedErrors(client.query([...roles, script, ...distribute].join(';\n')))
       await this.#verify(client)
     })
   }
 
   /** The locks come first: a snapshot that is taken before does not see what happens while it waits. None of them waits, because who is waited for here may wait for another one of them. */
   async #enter(client: pg.PoolClient, tables: readonly string[]): Promise<Server> {
-    const { source, from, to } = this.#options
-    const names = tables.map((table) => `only ${quoteIdentifier(from)}.${quoteIdentifier(table)}`)
+    const { source, from, to, engine, data } = this.#options
+    const only = engine === 'citus' ? '' : 'only '
+    const names = tables.map((table) => `${only}${quoteIdentifier(from)}.${quoteIdentifier(table)}`)
+    // Citus reads each server as of each statement, so the rows must stand still.
+    const mode = engine === 'citus' && data !== 'none' ? 'share' : 'access share'
     const results = (await unlessTaken(
       client.query(
         [
           'set transaction isolation level repeatable read',
-          ...(names.length === 0
-            ? []
-            : [`lock table ${names.join(', ')} in access share mode nowait`]),
+          ...(names.length === 0 ? [] : [`lock table ${names.join(', ')} in ${mode} mode nowait`]),
           `select ${this.#locks('pg_try_advisory_xact_lock').join(' and ')} as locked,
            -- Whether this snapshot sees what is there now.
            (select pg_catalog.count(*) filter (where pg_catalog.to_regnamespace(pg_catalog.quote_ident(s.name))::pg_catalog.oid is distinct from n.oid) = 0
@@ -195,6 +202,7 @@ export class CloneRun {
       target: to,
       user,
       serverVersion: version,
+      engine: this.#options.engine,
       role: (name) => (name === role ? physicalName('role', target.id) : name),
       allRows: data === 'all',
       hasRows: (table) => data === 'all' || chosen.has(table),

@@ -1,3 +1,4 @@
+import type { DatabaseEngine } from '../citus.ts'
 import type { SchemaFacts } from './facts.ts'
 import { quote } from './sql-text.ts'
 import type { Statement, Step } from './step.ts'
@@ -10,6 +11,7 @@ export interface CloneTask {
   readonly user: string
   /** `server_version_num`. */
   readonly serverVersion: number
+  readonly engine: DatabaseEngine
   /** The role of the source's tenant becomes that of the target's. */
   role(name: string): string
   readonly allRows: boolean

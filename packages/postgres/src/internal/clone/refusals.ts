@@ -25,6 +25,35 @@ export function findRefusals(plan: ClonePlan): string[] {
       ({ name }) =>
         `table ${task.source}.${name} (its parent got columns later, so that their order cannot be made again)`,
     ),
+    ...(task.engine === 'citus' ? citusRefusals(plan) : []),
+  ]
+}
+
+/** What Citus does not distribute, or distributes without a word and then does not run. */
+function citusRefusals({ facts, task }: ClonePlan): string[] {
+  const tables = new Map(facts.of('table').map((table) => [table.id, table]))
+  const named = (id: string): string =>
+    tables.get(id)?.name ?? facts.of('view').find((view) => view.id === id)?.name ?? ''
+  const related = [...tables.values()].filter(
+    ({ parents, partitionBound }) => (parents ?? []).length > 0 && partitionBound === null,
+  )
+  const nested = [...tables.values()].filter(
+    ({ partitionKey, partitionBound }) => partitionKey !== null && partitionBound !== null,
+  )
+  return [
+    ...related.map(({ name }) => `table ${task.source}.${name} (inherits, which Citus refuses)`),
+    ...nested.map(
+      ({ name }) => `table ${task.source}.${name} (partitions in partitions, which Citus refuses)`,
+    ),
+    ...(['trigger', 'rule'] as const).flatMap((kind) =>
+      facts
+        .of(kind)
+        .filter(({ table }) => tables.has(table))
+        .map(
+          ({ name, table }) =>
+            `${kind} ${name} on ${task.source}.${named(table)} (which Citus does not run on distributed tables)`,
+        ),
+    ),
   ]
 }
 

@@ -9,6 +9,8 @@ export function addRows(plan: ClonePlan): void {
   const source = quote(task.source)
   const target = quote(task.target)
   const converted = typesToConvert(facts, target)
+  // Citus has no tables that inherit, and its own way with partitions.
+  const only = task.engine === 'citus' ? '' : 'only '
   const value = ({ name, typeId }: ColumnFacts): string => {
     const type = converted.get(typeId)
     return type === undefined ? `t.${quote(name)}` : throughText(`t.${quote(name)}`, type)
@@ -25,7 +27,7 @@ export function addRows(plan: ClonePlan): void {
       needs: [id],
       runs: true,
       write: [
-        `insert into ${target}.${quote(name)}${list} overriding system value select ${stored.map(value).join(', ')} from only ${source}.${quote(name)} t`,
+        `insert into ${target}.${quote(name)}${list} overriding system value select ${stored.map(value).join(', ')} from ${only}${source}.${quote(name)} t`,
       ],
     })
   }
