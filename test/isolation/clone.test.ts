@@ -1,4 +1,5 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { createTenancy, createTenant, memoryTenantStore, type Tenant } from '@partywall/core'
 import {
   cloneTenantSchema,
@@ -6,6 +7,7 @@ import {
   createTenantSchema,
   doctor,
   fingerprintSchema,
+  schemaOf,
 } from '@partywall/postgres'
 import { createTestDatabase, type TestDatabase } from '@partywall/test-support'
 import pg from 'pg'
@@ -190,6 +192,57 @@ describe('a clone without rows', () => {
       "set local search_path = hollow, public; insert into customer (email) values ('first')",
     )
     expect((await db.query('select id from hollow.customer')).rows).toEqual([{ id: 1 }])
+  })
+})
+
+describe('names', () => {
+  it('of schemas are names, whatever they hold and whatever else is called so', async () => {
+    const odd = ['item', 'a-b', 'pg-class', 'Ärger 50% $& na.me $schema', 'select'].map(
+      (schema, n) => createTenant({ id: `odd-${n}`, placement: { schema } }),
+    )
+    const [first] = odd
+    if (first === undefined) throw new Error('No tenants.')
+    await createSchemaFromSql(central, first, fixtureSql('item', version))
+    // One after the other, so that each is a source too.
+    for (let n = 1; n < odd.length; n++)
+      expect(
+        await cloneTenantSchema(central, odd[n - 1] as Tenant, odd[n] as Tenant, {
+          data: 'all',
+          namedInText: 'keep',
+        }),
+      ).toBe(true)
+    const last = schemaOf(odd.at(-1) as Tenant)
+    expect(await fingerprintSchema(central, last)).toBe(await fingerprintSchema(central, 'item'))
+    expect(await contents(last)).toEqual(await contents('item'))
+  })
+})
+
+/** pg_dump, if there is one that takes this server: another opinion on what a schema is made of. */
+function findPgDump(): string | undefined {
+  const root = '/usr/lib/postgresql'
+  const versions = existsSync(root) ? readdirSync(root).map(Number) : []
+  const [newest] = versions.sort((a, b) => b - a)
+  const path = `${root}/${newest}/bin/pg_dump`
+  return newest !== undefined && newest * 10_000 + 9_999 >= version && existsSync(path)
+    ? path
+    : undefined
+}
+
+describe('pg_dump', () => {
+  it('writes the same of both', (context) => {
+    const command = findPgDump()
+    if (command === undefined) return context.skip('there is no pg_dump for this server')
+    const dump = (schema: string): string[] =>
+      execFileSync(command, ['--schema-only', '--schema', schema, '--dbname', db.url], {
+        encoding: 'utf8',
+      })
+        .replaceAll(schema, 'tenant')
+        .split('\n')
+        .filter((line) => !/^(?:--|\\(?:un)?restrict )/.test(line))
+        .sort()
+    const source = dump('acme')
+    expect(source.length).toBeGreaterThan(1_300)
+    for (const { id } of [globex, hollow]) expect(dump(id)).toEqual(source)
   })
 })
 

@@ -225,9 +225,10 @@ describe('cloneTenantSchema', () => {
       'table acme.child (has relatives',
     ],
     [
-      'a child whose parent got columns later',
-      'create table acme.base (id int); create table acme.child (own int) inherits (acme.base); alter table acme.base add late int',
-      'table acme.child (its parent got columns later',
+      'children whose columns stand in no order that they can all have got them in',
+      `create table acme.p1 (a int); create table acme.p2 (b int); create table acme.c1 () inherits (acme.p1, acme.p2); create table acme.c2 () inherits (acme.p2, acme.p1);
+       alter table acme.p1 add late int`,
+      'table acme.c1 (the order of its columns',
     ],
     [
       'an invalid index',

@@ -37,6 +37,7 @@ export class ClonePlan {
   readonly #names = new Map<string, string>()
   readonly #aliases = new Map<string, string>()
   readonly #needs = new Map<string, string[]>()
+  readonly #completed = new Map<string, string>()
 
   constructor(facts: SchemaFacts, task: CloneTask) {
     this.facts = facts
@@ -52,6 +53,11 @@ export class ClonePlan {
   alias(id: string, others: Iterable<string | null | undefined>): void {
     for (const other of others)
       if (other !== null && other !== undefined) this.#aliases.set(other, id)
+  }
+
+  /** Says that these objects are whole only when the step `by` is done: whoever else needs one of them needs that too. */
+  complete(ids: readonly string[], by: string): void {
+    for (const id of ids) this.#completed.set(id, by)
   }
 
   /** Adds a step with all that `pg_depend` says of it and of its aliases. Once all aliases are known. */
@@ -83,9 +89,17 @@ export class ClonePlan {
       needs: new Set(
         [...step.needs, ...(own.get(step.id) ?? [])]
           .map((need) => this.step(need))
+          .flatMap((need) => this.#wholly(need, step.id))
           .filter((need) => need !== step.id && need !== step.without),
       ),
     }))
+  }
+
+  #wholly(need: string, by: string): string[] {
+    const completed = this.#completed.get(need)
+    const apart =
+      completed !== undefined && completed !== by && this.#completed.get(by) !== completed
+    return apart ? [need, completed] : [need]
   }
 
   /** The step that makes an object. */

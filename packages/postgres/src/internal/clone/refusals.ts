@@ -1,16 +1,18 @@
+import { inheritsInOrder, lateFamilies } from './column-history.ts'
 import { findNames } from './names-in-text.ts'
 import type { ClonePlan } from './plan.ts'
-import { inheritsInOrder } from './table-steps.ts'
 
 /** Says what of a schema a clone would have to leave out or change, as people read it. */
 export function findRefusals(plan: ClonePlan): string[] {
   const { facts, task } = plan
   const tables = new Map(facts.of('table').map((table) => [table.id, table]))
+  const late = new Set(lateFamilies([...tables.values()]).flatMap((family) => family.tables))
   const reordered = [...tables.values()].filter((table) => {
     const parents = (table.parents ?? []).flatMap((id) => tables.get(id) ?? [])
     return (
       table.partitionBound === null &&
       parents.length > 0 &&
+      !late.has(table) &&
       !inheritsInOrder(table, parents) &&
       !(table.columns ?? []).every(({ local }) => local)
     )
@@ -23,7 +25,7 @@ export function findRefusals(plan: ClonePlan): string[] {
     ...facts.obstacles.map(({ name, reason }) => `${name} (${reason})`),
     ...reordered.map(
       ({ name }) =>
-        `table ${task.source}.${name} (its parent got columns later, so that their order cannot be made again)`,
+        `table ${task.source}.${name} (the order of its columns is none that its parents and it can have got them in)`,
     ),
     ...(task.engine === 'citus' ? citusRefusals(plan) : []),
   ]

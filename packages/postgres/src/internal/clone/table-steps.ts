@@ -1,3 +1,4 @@
+import { type Family, inheritsInOrder, lateFamilies } from './column-history.ts'
 import { addConstraintAction } from './constraint-steps.ts'
 import type { ColumnFacts, Fact, SequenceFacts } from './facts.ts'
 import type { ClonePlan } from './plan.ts'
@@ -52,11 +53,14 @@ export function addTables(plan: ClonePlan): void {
     plan.facts.of('constraint').filter(({ contype, table }) => contype === 'n' && table !== null),
     ({ table }) => table ?? '',
   )
+  const families = lateFamilies([...tables.values()])
+  const late = new Set(families.flatMap((family) => family.tables))
   for (const table of tables.values()) {
     plan.name(table.id, `table ${quote(table.name)}`)
     const parents = (table.parents ?? []).flatMap((id) => tables.get(id) ?? [])
-    addTable(plan, table, parents, notNulls.get(table.id) ?? [])
+    addTable(plan, table, parents, notNulls.get(table.id) ?? [], late.has(table))
   }
+  for (const family of families) addColumnsLater(plan, family, notNulls)
 }
 
 function addTable(
@@ -64,14 +68,18 @@ function addTable(
   table: Table,
   parents: readonly Table[],
   notNulls: readonly Constraint[],
+  late: boolean,
 ): void {
   const { id, name, partitionBound } = table
   const columns = table.columns ?? []
-  const inherits = parents.length > 0 && partitionBound === null && inheritsInOrder(table, parents)
-  const listed = inherits ? columns.filter(({ local }) => local) : columns
+  const inherits =
+    parents.length > 0 && partitionBound === null && (late || inheritsInOrder(table, parents))
+  const listed = late ? [] : inherits ? columns.filter(({ local }) => local) : columns
   for (const column of columns) addColumn(plan, table, column, listed.includes(column))
 
-  const inline = notNulls.filter(({ validated, local }) => validated && (local || !inherits))
+  const inline = late
+    ? []
+    : notNulls.filter(({ validated, local }) => validated && (local || !inherits))
   plan.alias(
     id,
     notNulls.filter(({ validated }) => validated).map((constraint) => constraint.id),
@@ -106,10 +114,12 @@ function addTable(
         ]),
         table.tablespace === null ? '' : ` tablespace ${quote(table.tablespace)}`,
       ].join('')
-      const actions = [
-        ...(inherits ? inheritedColumns(plan, table, parents) : []),
-        ...columns.flatMap(columnSettings),
-      ]
+      const actions = late
+        ? []
+        : [
+            ...(inherits ? inheritedColumns(plan, table, parents) : []),
+            ...columns.flatMap(columnSettings),
+          ]
       return [create, ...actions.map((action) => ({ table: name, action }))]
     },
   })
@@ -142,12 +152,46 @@ function addTable(
     })
 }
 
-/** Whether INHERITS gives the table its columns in the order that they have: those of the parents first. */
-export function inheritsInOrder(table: Table, parents: readonly Table[]): boolean {
-  const inherited = new Set(parents.flatMap(({ columns }) => columns ?? []).map(({ name }) => name))
-  const own = (table.columns ?? []).filter(({ name }) => !inherited.has(name))
-  const expected = [...inherited, ...own.map(({ name }) => name)]
-  return (table.columns ?? []).every(({ name }, at) => name === expected[at])
+/** The columns of a family, one after the other and to parents and children alike. */
+function addColumnsLater(
+  plan: ClonePlan,
+  { tables, events }: Family,
+  notNulls: ReadonlyMap<string, readonly Constraint[]>,
+): void {
+  const [first] = tables
+  if (first === undefined) return
+  plan.complete(
+    tables.map(({ id }) => id),
+    `columns ${first.id}`,
+  )
+  plan.add({
+    id: `columns ${first.id}`,
+    what: `columns of ${tables.map(({ name }) => name).join(', ')}`,
+    rank: Rank.attach,
+    needs: tables.map(({ id }) => id),
+    write: () => [
+      ...events.flatMap(({ table, column }) =>
+        columnText(plan, table, column, new Set()).map(
+          (text) => `alter table ${quote(table.name)} add column ${text}`,
+        ),
+      ),
+      ...tables.flatMap(({ id, name }) =>
+        (notNulls.get(id) ?? [])
+          .filter(({ validated, local }) => validated && local)
+          .map(
+            (constraint) =>
+              `alter table ${quote(name)} add constraint ${quote(constraint.name)} ${constraint.definition}`,
+          ),
+      ),
+      ...tables.flatMap((table) => {
+        const parents = tables.filter(({ id }) => (table.parents ?? []).includes(id))
+        return [
+          ...inheritedColumns(plan, table, parents),
+          ...(table.columns ?? []).flatMap(columnSettings),
+        ].map((action) => ({ table: table.name, action }))
+      }),
+    ],
+  })
 }
 
 /** What is said of a column in CREATE TABLE. */
@@ -212,7 +256,8 @@ function inheritedColumns(plan: ClonePlan, table: Table, parents: readonly Table
       const mustBeNotNull =
         plan.task.serverVersion < 180_000 &&
         column.notNull &&
-        others.every(({ notNull }) => !notNull)
+        // One that does not hand it down is enough where the column came from there first.
+        others.some(({ notNull }) => !notNull)
       return [
         ...(mustBeNotNull ? [`alter column ${quote(column.name)} set not null`] : []),
         ...(column.default === null && others.some((other) => other.default !== null)
