@@ -37,6 +37,11 @@ export const ERRORS = {
     retryable: true,
     hint: 'Check that the database server runs and that the address and the credentials are right.',
   },
+  ERR_TENANCY_ENGINE_UNSUPPORTED: {
+    status: 500,
+    retryable: false,
+    hint: "engine: 'citus' needs Citus 12 or newer in this database, and its coordinator. See docs/guide/citus.md.",
+  },
   ERR_TENANCY_FOREACH_FAILED: {
     status: 500,
     retryable: false,
@@ -186,6 +191,11 @@ export const ERRORS = {
     status: 409,
     retryable: false,
     hint: 'Drop what the message names, or make it independent of the schema, then repeat the call.',
+  },
+  ERR_TENANCY_SCHEMA_UNCLONABLE: {
+    status: 409,
+    retryable: false,
+    hint: 'A clone would leave out or change what the message names, so nothing was done.',
   },
   ERR_TENANCY_SCOPE_FAILED: {
     status: 500,

@@ -10,6 +10,7 @@ import {
   type Lint,
   type LintHead,
 } from './doctor/lint.ts'
+import { assertEngine, type DatabaseEngine } from './internal/citus.ts'
 import { poolerProblems } from './internal/pooler-problems.ts'
 import { withTransaction } from './internal/with-transaction.ts'
 import { probePooler } from './pooler-probe.ts'
@@ -27,6 +28,8 @@ export interface DoctorOptions {
   readonly loginRole?: string | undefined
   /** The pool of the application, to find out what stands between it and the server. Absent: that is not looked at, and `checked` shows it. */
   readonly pool?: TenantPool | undefined
+  /** `'citus'`: tenants' schemas are to be distributed. Where the extension is installed, its lints run anyway. @defaultValue `'postgres'` */
+  readonly engine?: DatabaseEngine | undefined
 }
 
 /** An unsafe fact. */
@@ -62,8 +65,9 @@ const SEVERITIES: readonly FindingSeverity[] = ['error', 'warning', 'info']
  * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID` for options that are wrong or a role that does not exist. Rejects with the error of the driver if the server cannot be asked.
  */
 export async function doctor(central: pg.Pool, options: DoctorOptions = {}): Promise<DoctorReport> {
-  assertKnownKeys('doctor', options, ['tenancy', 'sharedSchemas', 'loginRole', 'pool'])
-  const { tenancy, sharedSchemas = ['public'], loginRole, pool } = options
+  assertKnownKeys('doctor', options, ['tenancy', 'sharedSchemas', 'loginRole', 'pool', 'engine'])
+  const { tenancy, sharedSchemas = ['public'], loginRole, pool, engine = 'postgres' } = options
+  assertEngine(engine)
   if (!Array.isArray(sharedSchemas))
     throw new TenancyError(
       'ERR_TENANCY_OPTION_INVALID',
@@ -85,6 +89,7 @@ export async function doctor(central: pg.Pool, options: DoctorOptions = {}): Pro
     await round.run(client, {
       ...server,
       sharedSchemas,
+      engine,
       tenants,
       pooler,
       unverifiedSources: tenancy?.unverifiedSources,

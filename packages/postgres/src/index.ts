@@ -16,6 +16,7 @@ export {
   type FindingCode,
   type FindingSeverity,
 } from './doctor.ts'
+export type { DatabaseEngine } from './internal/citus.ts'
 export type { TenantPoolClient } from './internal/client-handle.ts'
 export {
   createMigration,
@@ -35,6 +36,7 @@ export {
   type PostgresTenantStoreOptions,
   postgresTenantStore,
 } from './postgres-tenant-store.ts'
+export { type CloneTenantSchemaOptions, cloneTenantSchema } from './schema-clone.ts'
 export { type DropTenantSchemaOptions, dropTenantSchema } from './schema-drop.ts'
 export { fingerprintSchema } from './schema-fingerprint.ts'
 export {
@@ -74,7 +76,10 @@ export {
   tenantPrisma,
 } from './tenant-prisma.ts'
 export { createGateRole, createTenantRole, type TenantRoleOptions } from './tenant-roles.ts'
-export { createTenantSchema } from './tenant-schema.ts'
+export {
+  type CreateTenantSchemaOptions,
+  createTenantSchema,
+} from './tenant-schema.ts'
 export type {
   ListenOptions,
   NotificationListener,

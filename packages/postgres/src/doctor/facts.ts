@@ -1,4 +1,5 @@
 import { type Tenancy, TenancyError, type TenantStatus } from '@partywall/core'
+import type { DatabaseEngine } from '../internal/citus.ts'
 import { schemaOf } from '../search-path.ts'
 
 /** What the lints compare the catalogue with. */
@@ -7,6 +8,8 @@ export interface DoctorFacts {
   /** `server_version_num`. */
   readonly serverVersion: number
   readonly sharedSchemas: readonly string[]
+  /** What the tenants' schemas are to be on. */
+  readonly engine?: DatabaseEngine | undefined
   /** Absent without a tenancy, and where its store could not tell. */
   readonly tenants?: TenantFacts | undefined
   readonly unverifiedSources?: readonly string[] | undefined
