@@ -14,6 +14,22 @@ export {
   migrateTenant,
 } from './migrations.ts'
 export { PostgresTenantStore, postgresTenantStore } from './postgres-tenant-store.ts'
+export type { RowIsolationRole } from './row-isolation/expressions.ts'
+export {
+  type RowIsolationFinding,
+  type RowIsolationFindingCode,
+  type RowIsolationSeverity,
+} from './row-isolation/findings.ts'
+export type { RowIsolationStatement, RowIsolationStep } from './row-isolation/statement.ts'
+export { type ApplyRowIsolationOptions, applyRowIsolation } from './row-isolation-apply.ts'
+export { assertRowIsolation, type RowIsolationCheck } from './row-isolation-assert.ts'
+export { rowIsolationMigration } from './row-isolation-migration.ts'
+export {
+  planRowIsolation,
+  type ResolvedRowIsolationOptions,
+  type RowIsolationOptions,
+  type RowIsolationPlan,
+} from './row-isolation-plan.ts'
 export { type DropTenantSchemaOptions, dropTenantSchema } from './schema-drop.ts'
 export { fingerprintSchema } from './schema-fingerprint.ts'
 export {

@@ -1,21 +1,7 @@
+import { REACHES_SQL, SECURITY_INVOKER_SQL } from '../internal/view-reads.ts'
 import type { Lint } from './lint.ts'
 
 type PolicyRow = { readonly table: string; readonly policy: string }
-
-/** A view depends on what it reads through its SELECT rule; of a view over a view, `reaches` also tells what the inner one reads. */
-const REACHES_SQL = `
-view_reads as (
-  select distinct rule.ev_class as view, d.refobjid as relation
-  from pg_catalog.pg_rewrite rule
-  join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = rule.oid
-    and d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid <> rule.ev_class
-  where rule.ev_type = '1'
-),
-reaches as (
-  select view, relation from view_reads
-  union
-  select reaches.view, view_reads.relation from reaches join view_reads on view_reads.view = reaches.relation
-)`
 
 /** What keeps row level security from holding. Looked for in every schema, because such tables may stand in any. */
 export const rowSecurityLints: readonly Lint[] = [
@@ -86,7 +72,7 @@ export const rowSecurityLints: readonly Lint[] = [
       from reaches
       join secured s on s.oid = reaches.relation
       join pg_catalog.pg_class v on v.oid = reaches.view and v.relkind = 'v'
-      where not coalesce((select bool_or(o.option_value::boolean) from pg_catalog.pg_options_to_table(v.reloptions) o where o.option_name = 'security_invoker'), false)`,
+      where not ${SECURITY_INVOKER_SQL}`,
     evidence: ({ view, table }: { readonly view: string; readonly table: string }) =>
       `${view} over ${table}`,
   },
