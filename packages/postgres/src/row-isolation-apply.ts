@@ -47,13 +47,28 @@ export async function applyRowIsolation(
       [wanted.schema],
     )
     await client.query(`set local lock_timeout to ${lockTimeoutMs}`)
-    const plan = await planBehindLocks(client, wanted)
-    if (given !== undefined && plan.statements.length > 0) assertSame(given, plan)
-    assertNoErrors(plan)
-    for (const statement of plan.statements) await run(client, statement)
-    if (plan.statements.length > 0) await assertDone(client, wanted)
-    return plan
+    try {
+      const plan = await planBehindLocks(client, wanted)
+      if (given !== undefined && plan.statements.length > 0) assertSame(given, plan)
+      assertNoErrors(plan)
+      for (const statement of plan.statements) await run(client, statement)
+      if (plan.statements.length > 0) await assertDone(client, wanted)
+      return plan
+    } catch (error) {
+      // Also from reading: of a table that somebody alters, not even the catalogue can be read.
+      throw isServerError(error) ? failed(`${errorText(error)}.`, error) : error
+    }
   })
+}
+
+/** An answer of the server, by its SQLSTATE, and not a broken connection. */
+function isServerError(error: unknown): error is Error & { readonly code: string } {
+  return (
+    error instanceof Error &&
+    'code' in error &&
+    typeof error.code === 'string' &&
+    /^[0-9A-Z]{5}$/.test(error.code)
+  )
 }
 
 function isPlan(what: RowIsolationOptions | RowIsolationPlan): what is RowIsolationPlan {
@@ -72,11 +87,7 @@ async function planBehindLocks(
   for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
     const tables = tablesOf(plan)
     if (tables.length === 0 || hasErrors(plan)) return plan
-    try {
-      await client.query(`lock table ${tables.join(', ')} in access exclusive mode`)
-    } catch (cause) {
-      throw failed('The tables could not be locked.', cause)
-    }
+    await client.query(`lock table ${tables.join(', ')} in access exclusive mode`)
     const before = JSON.stringify(plan.statements)
     plan = await readPlan(client, options)
     if (JSON.stringify(plan.statements) === before) return plan
@@ -148,7 +159,7 @@ function failed(
 }
 
 function hintFor(cause: unknown): string | undefined {
-  const code = cause instanceof Error && 'code' in cause ? cause.code : undefined
+  const code = isServerError(cause) ? cause.code : undefined
   if (code === LOCK_NOT_AVAILABLE)
     return 'Somebody works with the tables. Repeat the call when few do, or raise lockTimeoutMs.'
   if (code === FOREIGN_KEY_VIOLATION)

@@ -332,7 +332,7 @@ describe('a foreign key', () => {
     expect(
       await as('globex', 'select name, on_null, on_default, a, b, cascades from child'),
     ).toEqual([
-      Array(2).fill({ name: 'globex', on_null: 1, on_default: 2, a: 3, b: 3, cascades: 4 }),
+      [1, 2].map(() => ({ name: 'globex', on_null: 1, on_default: 2, a: 3, b: 3, cascades: 4 })),
     ])
   })
 

@@ -30,10 +30,12 @@ export function planColumns(plan: RowPlan): void {
       }),
     )
     const own = needsOf(plan, relation).filter((need) => !inherited.has(need))
+    const owner = plan.options.tenantIdForExistingRows
     const hasUnowned = plan.options.unowned.has(relation.oid)
-    if (hasUnowned && plan.options.tenantIdForExistingRows === undefined)
-      plan.find('PARTYWALL_ROW_EXISTING_ROWS', relation.sql)
-    else if (hasUnowned && relation.tenantColumn !== null) fill(plan, relation, type)
+    if (hasUnowned && owner === undefined) plan.find('PARTYWALL_ROW_EXISTING_ROWS', relation.sql)
+    if (owner !== undefined && relation.tenantColumn !== null)
+      if (hasUnowned || (isDoubtful(plan, relation) && isHidden(plan, relation)))
+        fill(plan, relation, type, owner)
     for (const need of own) meet(plan, relation, type, need)
   }
 }
@@ -41,16 +43,22 @@ export function planColumns(plan: RowPlan): void {
 /** Tables whose rows may be nobody's, with the question that tells. A table whose rows the reader cannot see is not asked: NOT NULL, when it is set, looks at all of them. */
 export function questionsAboutRows(plan: RowPlan): { oid: string; sql: string }[] {
   return plan.covered.flatMap((relation) => {
-    const { oid, sql, kind, tenantColumn, secured, forced } = relation
+    const { oid, sql, tenantColumn } = relation
     const type = plan.tenantTypeOf(relation)
-    if (kind === 'p' || type === undefined) return []
-    if (secured && forced && !plan.facts.readerIsExempt) return []
-    const needs = needsOf(plan, relation)
-    const doubtful = needs.some((need) => need !== 'default')
-    if (!doubtful) return []
+    if (type === undefined || !isDoubtful(plan, relation) || isHidden(plan, relation)) return []
     const condition = tenantColumn === null ? 'true' : unownedRow(type)
     return [{ oid, sql: `exists (select from only ${sql} where ${condition})` }]
   })
+}
+
+/** Nothing keeps it from having rows of no tenant. A partitioned table has none of its own. */
+function isDoubtful(plan: RowPlan, relation: RelationFacts): boolean {
+  return relation.kind === 'r' && needsOf(plan, relation).some((need) => need !== 'default')
+}
+
+/** Its policy hides its rows from whoever plans this. */
+function isHidden(plan: RowPlan, { secured, forced }: RelationFacts): boolean {
+  return secured && forced && !plan.facts.readerIsExempt
 }
 
 function needsOf(plan: RowPlan, relation: RelationFacts): Need[] {
@@ -117,7 +125,7 @@ function meet(plan: RowPlan, relation: RelationFacts, type: TenantType, need: Ne
 }
 
 /** Gives rows that are nobody's to the tenant that was named. Triggers of the application keep out of it, and are then as they were. */
-function fill(plan: RowPlan, relation: RelationFacts, type: TenantType): void {
+function fill(plan: RowPlan, relation: RelationFacts, type: TenantType, owner: string): void {
   const { sql, updateTriggers } = relation
   plan.lookInto(relation)
   plan.add(
@@ -125,7 +133,7 @@ function fill(plan: RowPlan, relation: RelationFacts, type: TenantType): void {
     sql,
     'rows of no tenant',
     ...updateTriggers.map(({ name }) => `alter table ${sql} disable trigger ${name}`),
-    `update only ${sql} set ${TENANT_COLUMN} = ${pg.escapeLiteral(plan.options.tenantIdForExistingRows ?? '')} where ${unownedRow(type)}`,
+    `update only ${sql} set ${TENANT_COLUMN} = ${pg.escapeLiteral(owner)} where ${unownedRow(type)}`,
     // Checks that wait for the end of the transaction would keep the table from being altered.
     'set constraints all immediate',
     ...updateTriggers.map(

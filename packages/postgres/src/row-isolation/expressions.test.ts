@@ -54,7 +54,7 @@ describe('the role of a tenant in SQL', () => {
       // Around the length at which names are cut, and alike up to there.
       fc
         .stringMatching(/^[a-z0-9]{1,8}$/)
-        .map((end) => `${'long-tenant-'.repeat(5)}`.slice(0, 50) + end),
+        .map((end) => 'long-tenant-'.repeat(5).slice(0, 50) + end),
     )
     .filter(isTenantId)
 
