@@ -50,5 +50,10 @@ export {
 export { TenantClient } from './tenant-client.ts'
 export { TenantPool, type TransactionQuery } from './tenant-pool.ts'
 export type { TenantPoolOptions } from './tenant-pool-options.ts'
-export { createGateRole, createTenantRole, type TenantRoleOptions } from './tenant-roles.ts'
+export {
+  createGateRole,
+  createTenantRole,
+  dropTenantRole,
+  type TenantRoleOptions,
+} from './tenant-roles.ts'
 export { createTenantSchema } from './tenant-schema.ts'

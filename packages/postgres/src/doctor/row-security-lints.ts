@@ -1,4 +1,4 @@
-import { REACHES_SQL, SECURITY_INVOKER_SQL } from '../internal/view-reads.ts'
+import { REACHES_SQL, securityInvokerSql } from '../internal/view-reads.ts'
 import type { Lint } from './lint.ts'
 
 type PolicyRow = { readonly table: string; readonly policy: string }
@@ -72,7 +72,7 @@ export const rowSecurityLints: readonly Lint[] = [
       from reaches
       join secured s on s.oid = reaches.relation
       join pg_catalog.pg_class v on v.oid = reaches.view and v.relkind = 'v'
-      where not ${SECURITY_INVOKER_SQL}`,
+      where not ${securityInvokerSql('v')}`,
     evidence: ({ view, table }: { readonly view: string; readonly table: string }) =>
       `${view} over ${table}`,
   },

@@ -15,6 +15,6 @@ reaches as (
   select reaches.view, view_reads.relation from reaches join view_reads on view_reads.view = reaches.relation
 )`
 
-/** Whether the view `v` reads with the rights of whoever asks. */
-export const SECURITY_INVOKER_SQL =
-  "coalesce((select bool_or(o.option_value::boolean) from pg_catalog.pg_options_to_table(v.reloptions) o where o.option_name = 'security_invoker'), false)"
+/** Whether a view, a row of `pg_class`, reads with the rights of whoever asks. */
+export const securityInvokerSql = (view: string): string =>
+  `coalesce((select bool_or(o.option_value::boolean) from pg_catalog.pg_options_to_table(${view}.reloptions) o where o.option_name = 'security_invoker'), false)`

@@ -128,7 +128,7 @@ describe.each(TENANT_TYPES)('a tenant of type %s', (type) => {
   })
 
   it.each(ROLES)(
-    'is an index condition, and what no row has a say in is asked once, with role %s',
+    'is the condition of an index, keeps its order, and is estimated for what it is, with role %s',
     async (role) => {
       const condition = tenantCondition(type, role)
       await client.query(`create table public.item (tenant_id ${type}, id int, note text, primary key (tenant_id, id));
@@ -138,7 +138,6 @@ describe.each(TENANT_TYPES)('a tenant of type %s', (type) => {
         analyze public.item;
         create role "tenant-${id}"; grant select, update on public.item to "tenant-${id}"; grant usage on schema public to "tenant-${id}";
         set local role "tenant-${id}"; set local enable_seqscan to off; set local app.tenant_id to '${id}'`)
-      const guarded = role === 'per-tenant' || tenantCheck(type) === undefined
       for (const sql of [
         'select note from public.item where id = 7',
         "update public.item set note = 'x' where id = 7",
@@ -148,48 +147,34 @@ describe.each(TENANT_TYPES)('a tenant of type %s', (type) => {
         const plan = (
           await client.query<{ 'QUERY PLAN': string }>(`explain (costs off) ${sql}`)
         ).rows.map((row) => row['QUERY PLAN'])
-        const conditions = plan.filter((line) => /Index Cond/.test(line))
+        const conditions = plan.filter((line) => line.includes('Index Cond'))
         expect(conditions.length, sql).toBeGreaterThan(0)
         for (const line of conditions) {
-          expect(line).toMatch(/tenant_id(?:\)::text)? = /)
-          expect(line).not.toMatch(/CURRENT_USER|CASE/)
+          expect(line).toMatch(/tenant_id\)?(?:::text)? = /)
+          expect(line).not.toContain('CURRENT_USER')
         }
-        expect(plan.filter((line) => / Filter:/.test(line) && !/One-Time/.test(line))).toEqual([])
-        expect(
-          plan.some((line) => /One-Time Filter/.test(line)),
-          sql,
-        ).toBe(guarded)
+        // What is asked of each row is about the row and the role.
+        const filters = plan.filter((line) => line.includes('Filter'))
+        expect(filters.length > 0).toBe(role === 'per-tenant')
+        for (const line of filters) {
+          expect(line).toContain('CURRENT_USER')
+          expect(line).not.toContain('current_setting')
+        }
       }
-      // Rows are estimated by the statistics of this tenant, and not as a guess.
+      // The order of the keys behind the tenant is kept.
+      const sorted = await client.query('explain (costs off) select from public.item order by id')
+      expect(JSON.stringify(sorted.rows)).not.toContain('Sort')
       const estimate = await client.query('explain select from public.item')
-      expect(JSON.stringify(estimate.rows)).toContain('rows=500')
+      expect(JSON.stringify(estimate.rows)).toMatch(/rows=(?:500|498)/)
     },
   )
 })
 
-describe('a guard that does not hold', () => {
-  it('keeps the scan from being started, so that EXPLAIN ANALYZE counts no row of the other tenant', async () => {
-    const condition = tenantCondition('text', 'per-tenant').sql
-    await client.query(`create table public.item (tenant_id text, id int, primary key (tenant_id, id));
-      insert into public.item select 'globex', n from generate_series(1, 5) n;
-      alter table public.item enable row level security; create policy tenant on public.item using (${condition});
-      create role "tenant-acme-${salt}"; grant select on public.item to "tenant-acme-${salt}"; grant usage on schema public to "tenant-acme-${salt}";
-      set local role "tenant-acme-${salt}"; set local app.tenant_id to 'globex'`)
-    for (const setting of ['on', 'off']) {
-      await client.query(`set local enable_seqscan to ${setting}`)
-      const { rows } = await client.query<{ 'QUERY PLAN': string }>(
-        'explain (analyze, timing off, costs off, summary off) select * from public.item',
-      )
-      const plan = rows.map((row) => row['QUERY PLAN']).join('\n')
-      expect(plan).toMatch(/Scan.*never executed/)
-      expect(plan).not.toMatch(/Rows Removed/)
-    }
-  })
-
+describe('aliases', () => {
   it.each([
     ['integer', '42', ['042', '+42', ' 42']],
     ['uuid', '11111111-2222-3333-4444-555555555555', ['11111111222233334444555555555555']],
-  ] as const)('is there for two ids that are one %s', async (type, id, aliases) => {
+  ] as const)('two ids that are one %s are two tenants', async (type, id, aliases) => {
     const condition = tenantCondition(type, 'none').sql
     await client.query(`create table public.item (tenant_id ${type}, id int, primary key (tenant_id, id));
       insert into public.item values ('${id}', 1);

@@ -50,50 +50,47 @@ export function tenantCheck(type: TenantType): Expression | undefined {
 }
 
 /**
- * The condition of the policy.
+ * The condition of the policy: the tenant of the row is that of the setting, and, with roles, that of the role that asks.
  *
- * In the plain case it is `tenant_id = <tenant of the setting>`. Where more must hold that no row has a say in, the column is compared twice, with a guarded value and with the plain one. The planner sees that
- * all three are equal: it scans by the plain value, whose statistics it knows, and checks that guarded and plain value agree in one "One-Time Filter" above the scan, which is then not even started. As an ordinary
- * condition the guard would be asked for every row, and `EXPLAIN ANALYZE` would count the rows of the other tenant that it removed. The plain value stands last, because the planner takes the last one.
+ * The first part is a plain equality, so that it is the condition of an index, keeps the order of the keys behind the tenant, and is estimated by the statistics of this tenant.
+ *
+ * The second part asks the row, and not the setting. Whatever compares role and setting, no row has a say in it, so that Postgres asks it once, or replaces the setting in it by what the caller writes
+ * (`where tenant_id = current_setting(...)`): a statement that changes the setting while it runs has then been let in as one tenant, and reads as another (row D12, docs/design/row-policies.md). It is put as `is not null`,
+ * which the planner takes to be true of nearly every row; of an equality with a function it would expect one row in two hundred.
  */
 export function tenantCondition(type: TenantType, role: RowIsolationRole): Expression {
   const value = tenantValue(type)
-  const column = type === 'character varying' ? `(${TENANT_COLUMN})::text` : TENANT_COLUMN
-  const guards = [
-    ...(isTextual(type) ? [] : [canonicalGuard(value)]),
-    ...(role === 'per-tenant'
-      ? [tenantRoleGuard({ sql: SETTING, printed: PRINTED_SETTING }, CURRENT_USER)]
-      : []),
-  ]
-  const [first, second] = guards
-  if (first === undefined)
+  const text = asText(type)
+  const column = type === 'character varying' ? text.printed : TENANT_COLUMN
+  const equality = (sql: string, printed: string): Expression => ({
+    sql: `${TENANT_COLUMN} = ${sql}`,
+    // A CASE is printed on a line of its own.
+    printed: `(${column} =${printed.startsWith('\n') ? '' : ' '}${printed})`,
+  })
+  if (role === 'per-tenant') {
+    const isTenants = equality(value.sql, value.printed)
+    const isRoles = tenantRoleGuard(text, CURRENT_USER)
     return {
-      sql: `${TENANT_COLUMN} = ${value.sql}`,
-      printed: `(${column} = ${value.printed})`,
+      sql: `${isTenants.sql} and nullif(${isRoles.sql}, false) is not null`,
+      printed: `(${isTenants.printed} AND (NULLIF(${isRoles.printed}, false) IS NOT NULL))`,
     }
-  const guard =
-    second === undefined
-      ? first
-      : {
-          sql: `${first.sql} and (${second.sql})`,
-          printed: `(${first.printed} AND ${second.printed})`,
-        }
-  const nothing = isTextual(type) ? 'NULL::text' : `NULL::${type}`
-  return {
-    sql: `${TENANT_COLUMN} = case when ${guard.sql} then ${value.sql} end and ${TENANT_COLUMN} = ${value.sql}`,
-    printed: `((${column} =\nCASE\n    WHEN ${guard.printed} THEN ${value.printed}\n    ELSE ${nothing}\nEND) AND (${column} = ${value.printed}))`,
   }
+  if (isTextual(type)) return equality(value.sql, value.printed)
+  // Two ids must not be one value: `42` and `042` are different tenants and the same integer.
+  return equality(
+    `case when ${SETTING} = (${value.sql})::text then ${value.sql} end`,
+    `\nCASE\n    WHEN (${PRINTED_SETTING} = (${value.printed})::text) THEN ${value.printed}\n    ELSE NULL::${type}\nEND`,
+  )
+}
+
+/** The tenant of a row as its id. */
+function asText(type: TenantType): Expression {
+  return type === 'text'
+    ? { sql: TENANT_COLUMN, printed: TENANT_COLUMN }
+    : { sql: `${TENANT_COLUMN}::text`, printed: `(${TENANT_COLUMN})::text` }
 }
 
 const CURRENT_USER: Expression = { sql: 'current_user', printed: 'CURRENT_USER' }
-
-/** Two ids must not be one value: `42` and `042` are different tenants and the same integer. */
-function canonicalGuard(value: Expression): Expression {
-  return {
-    sql: `${SETTING} = (${value.sql})::text`,
-    printed: `(${PRINTED_SETTING} = (${value.printed})::text)`,
-  }
-}
 
 /**
  * Whether `user` is the role of the tenant `id`, exactly as `physicalName('role', id)` makes it: `tenant-` and the id, or, where that is longer than 63 bytes, 50 of them, `-` and 12 digits of the id's SHA-256.

@@ -1,4 +1,4 @@
-import { REACHES_SQL, SECURITY_INVOKER_SQL } from '../internal/view-reads.ts'
+import { REACHES_SQL, securityInvokerSql } from '../internal/view-reads.ts'
 import { TENANT_CHECK, TENANT_COLUMN } from './expressions.ts'
 
 const object = (members: Readonly<Record<string, string>>): string =>
@@ -222,7 +222,7 @@ select ${object({
       sql: sqlName('v', 'n'),
       inside: 'n.oid = own.oid',
       materialized: "v.relkind = 'm'",
-      invoker: SECURITY_INVOKER_SQL,
+      invoker: securityInvokerSql('v'),
       reads:
         '(select jsonb_agg(distinct r.relation) from reaches r where r.view = v.oid and r.relation in (select oid from relation))',
     }),
