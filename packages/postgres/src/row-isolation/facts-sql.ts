@@ -1,3 +1,4 @@
+import { hasTenantSql, includesTenantSql, pairsTenantSql } from '../internal/tenant-keys.ts'
 import { REACHES_SQL, securityInvokerSql } from '../internal/view-reads.ts'
 import { TENANT_CHECK, TENANT_COLUMN } from './expressions.ts'
 
@@ -97,12 +98,6 @@ const RELATION_FACTS = object({
   ),
 })
 
-/** A key is of the tenant if it compares it: as a column of its own, and in an exclusion constraint by equality. */
-const INCLUDES_TENANT = `exists (select from unnest(i.indkey::int2[]) with ordinality n (number, position)
-  join pg_attribute a on a.attrelid = i.indrelid and a.attnum = n.number
-  where n.position <= i.indnkeyatts and a.attname = '${TENANT_COLUMN}'
-    and (k.conexclop is null or exists (select from pg_operator o where o.oid = k.conexclop[n.position] and o.oprname = '=')))`
-
 const KEY_FACTS = object({
   index: 'x.oid',
   table: 't.oid',
@@ -117,7 +112,7 @@ const KEY_FACTS = object({
   })} end`,
   kind: "case k.contype when 'p' then 'primary' when 'u' then 'unique' when 'x' then 'exclusion' else 'index' end",
   method: 'm.amname',
-  includesTenant: INCLUDES_TENANT,
+  includesTenant: includesTenantSql('i', 'k'),
   valid: 'i.indisvalid',
   partial: 'i.indpred is not null',
   definition: 'pg_get_indexdef(x.oid)',
@@ -155,13 +150,13 @@ const FOREIGN_KEY_FACTS = object({
   toSql: sqlName('target', 'target_schema'),
   fromInside: 'source.relnamespace = own.oid',
   toInside: 'target.relnamespace = own.oid',
-  toIsolated: `target.relrowsecurity and exists (select from pg_attribute a where a.attrelid = target.oid and a.attname = '${TENANT_COLUMN}' and not a.attisdropped)`,
+  toIsolated: `target.relrowsecurity and ${hasTenantSql('target.oid')}`,
   columns: quotedColumns('f.conrelid', 'f.conkey'),
   references: quotedColumns('f.confrelid', 'f.confkey'),
   nullable:
     'exists (select from pg_attribute a where a.attrelid = f.conrelid and a.attnum = any(f.conkey) and not a.attnotnull)',
-  pairsTenant: `exists (${pairs('and')})`,
-  namesTenant: `exists (${pairs('or')})`,
+  pairsTenant: pairsTenantSql('f'),
+  namesTenant: pairsTenantSql('f', 'or'),
   match: 'f.confmatchtype',
   onUpdate: 'f.confupdtype',
   onDelete: 'f.confdeltype',
@@ -175,12 +170,6 @@ const FOREIGN_KEY_FACTS = object({
   triggersDisabled:
     "exists (select from pg_trigger g where g.tgconstraint = f.oid and g.tgenabled in ('D', 'R'))",
 })
-
-function pairs(both: 'and' | 'or'): string {
-  return `select from unnest(f.conkey, f.confkey) n (own, other)
-    join pg_attribute a on a.attrelid = f.conrelid and a.attnum = n.own join pg_attribute b on b.attrelid = f.confrelid and b.attnum = n.other
-    where a.attname = '${TENANT_COLUMN}' ${both} b.attname = '${TENANT_COLUMN}'`
-}
 
 /** One row with one value, {@link SchemaFacts}, or none if there is no schema of the name $1. What belongs to extensions is theirs, and is not looked at. */
 export const FACTS_SQL = `
