@@ -21,6 +21,8 @@ const CONNECTION = 'packages/postgres/src/internal/scoped-connection.ts'
 const PREFIX = 'packages/postgres/src/internal/tenant-prefix.ts'
 const SCOPE = 'packages/postgres/src/internal/scope-statement.ts'
 const POOL = 'packages/postgres/src/tenant-pool.ts'
+const ROWS = 'packages/postgres/src/row-isolation'
+const ROW_SUITE = ['test/isolation/row-isolation.test.ts']
 
 export const plantedLeaks: readonly PlantedLeak[] = [
   {
@@ -323,6 +325,103 @@ export const plantedLeaks: readonly PlantedLeak[] = [
         file: SCOPE,
         find: 'placeholder(index)}, true)',
         replace: "placeholder(index)}, ${setting !== 'role'})",
+      },
+    ],
+  },
+  {
+    name: 'empty-setting-is-a-tenant',
+    what: 'the setting that an earlier tenant left empty counts as a tenant',
+    row: 'D10',
+    files: ROW_SUITE,
+    edits: [
+      {
+        file: `${ROWS}/expressions.ts`,
+        find: "sql: `nullif(${SETTING}, '')${cast}`",
+        replace: 'sql: SETTING + cast',
+      },
+      {
+        file: `${ROWS}/expressions.ts`,
+        find: "`NULLIF(${PRINTED_SETTING}, ''::text)`",
+        replace: 'PRINTED_SETTING',
+      },
+    ],
+  },
+  {
+    name: 'policy-without-check',
+    what: 'whatever may be read may be written, in the name of anybody',
+    row: 'D11',
+    files: ROW_SUITE,
+    edits: [
+      {
+        file: `${ROWS}/policies.ts`,
+        find: 'with check (${condition})',
+        replace: 'with check (true)',
+      },
+      { file: `${ROWS}/policies.ts`, find: 'check === condition', replace: "check === 'true'" },
+    ],
+  },
+  {
+    name: 'policies-not-forced',
+    what: 'policies do not hold for the owner of the tables',
+    row: 'D9',
+    files: ROW_SUITE,
+    edits: [
+      {
+        file: `${ROWS}/policies.ts`,
+        find: 'if (!secured || !forced)',
+        replace: 'if (!secured)',
+      },
+      {
+        file: `${ROWS}/policies.ts`,
+        find: "...(forced ? [] : ['force row level security'])",
+        replace: '',
+      },
+    ],
+  },
+  {
+    name: 'truncate-stays-granted',
+    what: 'rights that no policy bounds stay with whoever has them',
+    row: 'D11',
+    files: ROW_SUITE,
+    edits: [
+      {
+        file: `${ROWS}/policies.ts`,
+        find: 'of relation.dangerousGrants)',
+        replace: 'of relation.dangerousGrants.slice(0, 0))',
+      },
+    ],
+  },
+  {
+    name: 'role-without-say',
+    what: 'a policy of roles looks at the setting alone',
+    row: 'D12',
+    files: ROW_SUITE,
+    edits: [
+      {
+        file: `${ROWS}/expressions.ts`,
+        find: "if (role === 'per-tenant') {",
+        replace: "if (role === ('never' as string)) {",
+      },
+    ],
+  },
+  {
+    name: 'role-beside-the-setting',
+    what: 'a policy compares the role with the setting, which a statement changes after it has been let in',
+    row: 'D12',
+    files: ROW_SUITE,
+    edits: [
+      {
+        file: `${ROWS}/expressions.ts`,
+        find: `    const isRoles = tenantRoleGuard(text, CURRENT_USER)
+    return {
+      sql: \`\${isTenants.sql} and nullif(\${isRoles.sql}, false) is not null\`,
+      printed: \`(\${isTenants.printed} AND (NULLIF(\${isRoles.printed}, false) IS NOT NULL))\`,
+    }`,
+        replace: `    const isRoles = tenantRoleGuard({ sql: SETTING, printed: PRINTED_SETTING }, CURRENT_USER)
+    return equality(
+      \`case when \${isRoles.sql} then \${value.sql} end\`,
+      \`\\nCASE\\n    WHEN \${isRoles.printed} THEN \${value.printed}\\n    ELSE NULL::text\\nEND\`,
+    )`,
       },
     ],
   },

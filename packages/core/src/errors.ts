@@ -182,6 +182,16 @@ export const ERRORS = {
     retryable: false,
     hint: 'A resolver or the authorize function threw. See cause.',
   },
+  ERR_TENANCY_ROW_ISOLATION_FAILED: {
+    status: 500,
+    retryable: false,
+    hint: 'Nothing was changed. Do what the findings say, or see cause for the error of the server.',
+  },
+  ERR_TENANCY_ROW_ISOLATION_MISSING: {
+    status: 500,
+    retryable: false,
+    hint: 'Call applyRowIsolation, or apply the migration of a new plan; what it cannot do, its findings name.',
+  },
   ERR_TENANCY_SCHEMA_MISSING: {
     status: 500,
     retryable: false,

@@ -36,6 +36,22 @@ export {
   type PostgresTenantStoreOptions,
   postgresTenantStore,
 } from './postgres-tenant-store.ts'
+export type { RowIsolationRole } from './row-isolation/expressions.ts'
+export type {
+  RowIsolationFinding,
+  RowIsolationFindingCode,
+  RowIsolationSeverity,
+} from './row-isolation/findings.ts'
+export type { RowIsolationStatement, RowIsolationStep } from './row-isolation/statement.ts'
+export { type ApplyRowIsolationOptions, applyRowIsolation } from './row-isolation-apply.ts'
+export { assertRowIsolation, type RowIsolationCheck } from './row-isolation-assert.ts'
+export { rowIsolationMigration } from './row-isolation-migration.ts'
+export {
+  planRowIsolation,
+  type ResolvedRowIsolationOptions,
+  type RowIsolationOptions,
+  type RowIsolationPlan,
+} from './row-isolation-plan.ts'
 export { type CloneTenantSchemaOptions, cloneTenantSchema } from './schema-clone.ts'
 export { type DropTenantSchemaOptions, dropTenantSchema } from './schema-drop.ts'
 export { fingerprintSchema } from './schema-fingerprint.ts'
@@ -67,7 +83,6 @@ export {
   type TransactionQuery,
   type UnsafeSessionOptions,
 } from './tenant-pool.ts'
-
 export type { TenantPoolOptions } from './tenant-pool-options.ts'
 export {
   type PrismaClientLike,
@@ -75,11 +90,13 @@ export {
   type TenantPrismaPlace,
   tenantPrisma,
 } from './tenant-prisma.ts'
-export { createGateRole, createTenantRole, type TenantRoleOptions } from './tenant-roles.ts'
 export {
-  type CreateTenantSchemaOptions,
-  createTenantSchema,
-} from './tenant-schema.ts'
+  createGateRole,
+  createTenantRole,
+  dropTenantRole,
+  type TenantRoleOptions,
+} from './tenant-roles.ts'
+export { type CreateTenantSchemaOptions, createTenantSchema } from './tenant-schema.ts'
 export type {
   ListenOptions,
   NotificationListener,
