@@ -42,25 +42,39 @@ const idsOf = (kind: Kind): string[] => ids.filter((id) => id.startsWith(`${kind
 const countOf = (id: string): number => 1 + (ids.indexOf(id) % 7)
 const as = <T>(id: string, fn: () => Promise<T> | T): Promise<T> => world.as(id, fn)
 
+/** Two tenants whose databases and schemas are called the same, on two servers. */
+const twins = (salt: string) =>
+  ['home', 'west'].map((place) => ({
+    id: `twin-${place}`,
+    isolation: 'schema' as const,
+    placement: {
+      ...(place === 'west' ? { cluster: 'west' } : {}),
+      database: `twin_${salt}`,
+      schema: 'twin',
+    },
+  }))
+
 beforeAll(async () => {
   west = await startOtherServer()
   world = await createFleetWorld((salt) =>
-    Object.entries(KINDS).flatMap(([kind, count]) =>
-      Array.from({ length: count }, (_, n) => {
-        const id = `${kind}-0${n}-${salt}`
-        ids.push(id)
-        const cluster = kind.startsWith('west') ? { cluster: 'west' } : {}
-        return {
-          id,
-          isolation: kind.endsWith('database')
-            ? ('database' as const)
-            : kind === 'row'
-              ? ('row' as const)
-              : ('schema' as const),
-          placement: cluster,
-        }
-      }),
-    ),
+    Object.entries(KINDS)
+      .flatMap(([kind, count]) =>
+        Array.from({ length: count }, (_, n) => {
+          const id = `${kind}-0${n}-${salt}`
+          ids.push(id)
+          const cluster = kind.startsWith('west') ? { cluster: 'west' } : {}
+          return {
+            id,
+            isolation: kind.endsWith('database')
+              ? ('database' as const)
+              : kind === 'row'
+                ? ('row' as const)
+                : ('schema' as const),
+            placement: cluster,
+          }
+        }),
+      )
+      .concat(twins(salt)),
   )
   const { home, login } = world
   await west.query(`create role "${login}" login password 'secret'`)
@@ -77,6 +91,10 @@ beforeAll(async () => {
        )
        .join('\n')}`,
   )
+  await world.createDatabase(`twin_${world.salt}`)
+  await world.inDatabase(`twin_${world.salt}`, itemSql('twin', 'twin-home', 1, login))
+  await west.query(`create database twin_${world.salt}`)
+  await west.query(itemSql('twin', 'twin-west', 1, login), `twin_${world.salt}`)
   const setUp = openPool({ central: { connectionString: home.url } })
   for (const id of ids) {
     const tenant = world.tenant(id)
@@ -347,6 +365,14 @@ describe('what a TenantPool gives, in other databases', () => {
         code: 'ERR_TENANCY_USE_AFTER_RELEASE',
       })
     })
+  })
+
+  it('two databases of one name on two servers are two', async () => {
+    for (let n = 0; n < 3; n++)
+      for (const id of ['twin-home', 'twin-west']) {
+        const { rows } = await as(id, () => pool.query('select id, owner from item'))
+        expect(rows).toEqual(itemsOf(id, 1))
+      }
   })
 
   it('two tenants of one database do not read each other, and a schema that vanished is told', async () => {
