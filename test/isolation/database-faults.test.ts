@@ -2,7 +2,7 @@ import { type AddressInfo, createServer, type Server, type Socket } from 'node:n
 import { TenancyError } from '@partywall/core'
 import { createTenantDatabase, type TenantPool } from '@partywall/postgres'
 import { canary, eventually } from '@partywall/test-support'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import {
   createFleetWorld,
   type FleetWorld,
@@ -238,7 +238,9 @@ describe('F16 one tenant loses its database', () => {
       code: 'ERR_TENANCY_SCOPE_FAILED',
       tenantId: 'roleless',
     })
-    expect(pool.databaseCounts).toMatchObject({ total: 1, idle: 1 })
+    // The error arrives ahead of the end of the answer.
+    await eventually(() => pool.databaseCounts.idle === 1)
+    expect(pool.databaseCounts.total).toBe(1)
     expect(pool.destroyedCount).toBe(0)
     await pool.end()
   })
@@ -287,6 +289,31 @@ describe('credentials', () => {
     // Nothing hangs on: a login that failed gives its place back.
     await eventually(() => pool.databaseCounts.total === 0)
     await far.query(`alter role "${world.login}" password 'secret'`)
+    await pool.end()
+  })
+
+  it('a cluster without a password does not get that of the environment, which is the own server’s', async () => {
+    vi.stubEnv('PGPASSWORD', 'secret')
+    const { host, port } = far.fields
+    const pool = open({ clusters: { far: { host, port, user: world.login } } })
+    expect((await failureOf(pool, 'sound-far')).code).toBe(UNAVAILABLE)
+    vi.unstubAllEnvs()
+    await pool.end()
+  })
+
+  it('what a hook throws is about one database: others of the server are tried', async () => {
+    let fails = true
+    const pool = open({
+      onConnect: () => {
+        if (fails) throw new Error('hook')
+      },
+    })
+    for (let n = 0; n < 5; n++) expect((await failureOf(pool, 'vanished')).code).toBe(UNAVAILABLE)
+    for (let n = 0; n < 3; n++)
+      expect((await failureOf(pool, 'sound-far')).cause).toMatchObject({ message: 'hook' })
+    fails = false
+    expect(await ownerOf(pool, 'sound-database')).toBe(canary('sound-database', 1))
+    expect((await failureOf(pool, 'full')).cause).toMatchObject({ code: '53300' })
     await pool.end()
   })
 

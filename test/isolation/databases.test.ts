@@ -4,6 +4,7 @@ import {
   createMigration,
   createTenantDatabase,
   createTenantSchema,
+  doctor,
   fingerprintSchema,
   migrateTenant,
   schemaOf,
@@ -460,6 +461,7 @@ describe('what a TenantPool gives, in other databases', () => {
     expect((await client.query('select 1 as one')).rows).toEqual([{ one: 1 }])
     client.release()
     await ended
+    expect(ending.databaseCounts).toEqual({ databases: 0, total: 0, idle: 0, waiting: 0 })
     expect(await world.backends(`ending-${world.salt}`)).toBe(0)
     await expect(as(a, () => ending.query('select 1'))).rejects.toMatchObject({
       code: 'ERR_TENANCY_CLOSED',
@@ -512,6 +514,22 @@ describe('tools', () => {
     }
     // Grants by the login's name: both servers have it.
     expect(prints.size).toBe(1)
+    await pool.end()
+  })
+
+  it('doctor compares the schemas of those tenants whose records name the place', async () => {
+    const pool = openPool()
+    const unmarked = async (place?: { cluster: string }): Promise<readonly string[]> => {
+      const { tenancy } = world
+      const { findings } = await doctor(pool.centralOf('west'), { tenancy, place })
+      const found = findings.find(({ code }) => code === 'PARTYWALL_TENANT_SCHEMA_UNMARKED')
+      return found?.evidence ?? []
+    }
+    // Made by hand, each of them but the one that the migrations above have marked.
+    const evidence = (await unmarked({ cluster: 'west' })).join()
+    for (const id of idsOf('west-schema').filter((_, n) => n !== 1)) expect(evidence).toContain(id)
+    // Those of the pool's own database are not here, and nobody says so of these.
+    expect(await unmarked()).toEqual([])
     await pool.end()
   })
 

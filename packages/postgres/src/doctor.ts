@@ -1,4 +1,10 @@
-import { assertKnownKeys, errorText, type Tenancy, TenancyError } from '@partywall/core'
+import {
+  assertKnownKeys,
+  errorText,
+  type Tenancy,
+  TenancyError,
+  type TenantPlacement,
+} from '@partywall/core'
 import type pg from 'pg'
 import { CHECKS, type Check, LINT_FAILED, LINTS } from './doctor/catalogue.ts'
 import { type DoctorFacts, readTenants, type TenantFacts } from './doctor/facts.ts'
@@ -19,6 +25,8 @@ export interface DoctorOptions {
   readonly tenancy?: Tenancy | undefined
   /** The shared schemas of the pool. @defaultValue `['public']` */
   readonly sharedSchemas?: readonly string[] | undefined
+  /** Where `central` is, in the words of tenants' records: `pool.centralOf(tenant)` goes with `tenant.placement`. @defaultValue `{}`: the pool's own database */
+  readonly place?: Pick<TenantPlacement, 'cluster' | 'database'> | undefined
   /** The role that the application logs in as. @defaultValue the role that `central` logs in as */
   readonly loginRole?: string | undefined
 }
@@ -55,8 +63,8 @@ const SEVERITIES: readonly FindingSeverity[] = ['error', 'warning', 'info']
  * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID` for options that are wrong or a role that does not exist. Rejects with the error of the driver if the server cannot be asked.
  */
 export async function doctor(central: pg.Pool, options: DoctorOptions = {}): Promise<DoctorReport> {
-  assertKnownKeys('doctor', options, ['tenancy', 'sharedSchemas', 'loginRole'])
-  const { tenancy, sharedSchemas = ['public'], loginRole } = options
+  assertKnownKeys('doctor', options, ['tenancy', 'sharedSchemas', 'place', 'loginRole'])
+  const { tenancy, sharedSchemas = ['public'], place = {}, loginRole } = options
   if (!Array.isArray(sharedSchemas))
     throw new TenancyError(
       'ERR_TENANCY_OPTION_INVALID',
@@ -66,7 +74,7 @@ export async function doctor(central: pg.Pool, options: DoctorOptions = {}): Pro
 
   const round = new Round()
   // Before the transaction: a store that shares the pool must not wait for the connection that waits for it.
-  const tenants = tenancy === undefined ? undefined : await round.tenantsOf(tenancy)
+  const tenants = tenancy === undefined ? undefined : await round.tenantsOf(tenancy, place)
   await withTransaction(central, async (client) => {
     await client.query('set transaction isolation level repeatable read, read only')
     // Whatever functions and operators others have planted in a schema, the server's own are meant. JIT costs more than such a query.
@@ -118,9 +126,12 @@ export class Round {
   }
 
   /** The tenants, or a failure that says what stays unknown without them. */
-  async tenantsOf(tenancy: Tenancy): Promise<TenantFacts | undefined> {
+  async tenantsOf(
+    tenancy: Tenancy,
+    place: Pick<TenantPlacement, 'cluster' | 'database'> = {},
+  ): Promise<TenantFacts | undefined> {
     try {
-      return await readTenants(tenancy)
+      return await readTenants(tenancy, place)
     } catch (error) {
       const blind = [...this.#lints, ...this.#checks].filter(({ needs }) => needs === 'tenants')
       this.#failures.push(

@@ -13,6 +13,7 @@ import {
   databaseAvoided,
   databaseUnavailable,
   serverAnswered,
+  serverSilent,
 } from './connect-error.ts'
 import {
   DatabasePool,
@@ -363,9 +364,9 @@ export class DatabasePools {
       this.#turns.add(pool)
       return
     }
-    if (TenancyError.is(cause)) this.#breaker.ended(place)
+    if (serverSilent(cause)) this.#breaker.failed(place, cause)
     else if (serverAnswered(cause)) this.#breaker.succeeded(place)
-    else this.#breaker.failed(place, cause)
+    else this.#breaker.ended(place)
     this.#breaker.failed(key, cause)
     this.#refuse(waiter, TenancyError.is(cause) ? cause : databaseUnavailable(waiter.tenant, cause))
   }
