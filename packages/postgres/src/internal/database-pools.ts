@@ -143,11 +143,12 @@ export class DatabasePools {
   /** Refuses who waits, and closes every connection once it is given back. Resolves when the last one has closed. */
   async end(): Promise<void> {
     this.#ending = true
-    for (const pool of this.#pools.values()) {
+    for (const pool of Array.from(this.#pools.values())) {
       for (const waiter of pool.waiting)
         this.#refuse(waiter, new TenancyError('ERR_TENANCY_CLOSED', 'The pool was ended.'))
       pool.waiting.clear()
       void pool.pool.end()
+      this.#settle(pool)
     }
     this.#turns.clear()
     await new Promise<void>((resolve) => {
