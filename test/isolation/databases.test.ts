@@ -472,7 +472,7 @@ describe('what a TenantPool gives, in other databases', () => {
     const short = openPool({
       max: 2,
       maxPerTenant: 1,
-      checkoutTimeoutMs: 50,
+      checkoutTimeoutMs: 500,
       databases: { maxConnections: 1 },
     })
     const [a, b] = idsOf('database') as [string, string]
