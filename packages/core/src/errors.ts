@@ -197,6 +197,11 @@ export const ERRORS = {
     retryable: false,
     hint: 'Two sources of the request name different tenants. Send one, or make them agree.',
   },
+  ERR_TENANCY_STATEMENT_REFUSED: {
+    status: 500,
+    retryable: false,
+    hint: 'The statement does not work on a connection that all tenants share. For LISTEN there is pool.listen(channel, listener).',
+  },
   ERR_TENANCY_STORE_BUSY: {
     status: 503,
     retryable: true,

@@ -1,3 +1,4 @@
+export type { AbortableQuery, AbortableQueryConfig } from './abortable-query.ts'
 export type {
   BreakerOptions,
   ClusterOptions,
@@ -14,6 +15,7 @@ export {
   type FindingCode,
   type FindingSeverity,
 } from './doctor.ts'
+export type { TenantPoolClient } from './internal/client-handle.ts'
 export {
   createMigration,
   loadMigrations,
@@ -46,7 +48,24 @@ export {
   type DropTenantDatabaseOptions,
   dropTenantDatabase,
 } from './tenant-database.ts'
-export { TenantPool, type TransactionQuery } from './tenant-pool.ts'
+export {
+  TenantPool,
+  type TransactionOptions,
+  type TransactionQuery,
+  type UnsafeSessionOptions,
+} from './tenant-pool.ts'
+
 export type { TenantPoolOptions } from './tenant-pool-options.ts'
+export {
+  type PrismaClientLike,
+  type TenantPrismaOptions,
+  type TenantPrismaPlace,
+  tenantPrisma,
+} from './tenant-prisma.ts'
 export { createGateRole, createTenantRole, type TenantRoleOptions } from './tenant-roles.ts'
 export { createTenantSchema } from './tenant-schema.ts'
+export type {
+  ListenOptions,
+  NotificationListener,
+  TenantSubscription,
+} from './tenant-subscription.ts'

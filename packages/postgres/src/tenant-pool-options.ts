@@ -53,6 +53,12 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
    * connection. `'off'`: none, for a pooler in between that does not keep them. @defaultValue `256`
    */
   readonly preparedStatements?: number | 'off' | undefined
+  /**
+   * Lets autocommit statements of `pool.query` share connections when all are busy: so many may be under way on one connection, each with a scope and an end of its own. Only statements that have shown to be quick and to leave nothing
+   * take part, and none is put behind one that takes its time. Raises throughput where callers outnumber connections; a connection that breaks fails all that are under way on it. Not with `query_timeout`.
+   * @defaultValue `'off'`
+   */
+  readonly pipelineDepth?: number | 'off' | undefined
   /** Other Postgres servers, by the name that `placement.cluster` of tenants' records says. Tenants without one are on the pool's own server. @defaultValue `{}` */
   readonly clusters?: Readonly<Record<string, ClusterOptions>> | undefined
   /** Limits of the connections to all databases but the pool's own, which `max` is for. */
@@ -64,6 +70,12 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
   readonly login?: TenantLogin | undefined
   /** The password of a tenant with a login of its own, and its user, by default the tenant's role (`tenant-<id>`). Asked at each new connection. */
   readonly credentials?: CredentialsOf | undefined
+  /**
+   * Connection settings, where they differ from those of the pool, of what needs a session of its own: `listen` and `unsafeSession`. With `pooler: 'transaction'`, the way to the server past the pooler; both are refused without it.
+   */
+  readonly direct?: pg.PoolConfig | undefined
+  /** Sessions of `unsafeSession` at a time, besides the connections of the pool; more wait for their turn. @defaultValue `2` */
+  readonly maxUnsafeSessions?: number | undefined
   /** Connection settings of `pool.central` that differ from those of the pool; its `max` is 2 unless set here. */
   readonly central?: pg.PoolConfig | undefined
 }
@@ -71,12 +83,16 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
 export interface ResolvedTenantPoolOptions {
   readonly pool: pg.PoolConfig
   readonly central: pg.PoolConfig
+  /** `undefined`: there is no way past the pooler. */
+  readonly direct: pg.PoolConfig | undefined
+  readonly maxUnsafeSessions: number
   readonly sharedSchemas: readonly string[]
   readonly preparedStatements: number | 'off'
   readonly role: TenantRoleMode
   readonly maxPerTenant: number
   readonly checkoutTimeoutMs: number | 'never'
   readonly maxTenantsPerConnection: number
+  readonly pipelineDepth: number | 'off'
   readonly rowSchema: string
   readonly pooled: boolean
   readonly statementTimeoutMs: TenantTimeout
@@ -102,6 +118,7 @@ export function resolveTenantPoolOptions(
     maxPerTenant = Math.max(1, (options.max ?? 10) - 1),
     checkoutTimeoutMs = 'never',
     maxTenantsPerConnection = 500,
+    pipelineDepth = 'off',
     rowSchema = 'public',
     pooler = 'none',
     statementTimeoutMs = 'none',
@@ -111,6 +128,8 @@ export function resolveTenantPoolOptions(
     databases,
     login = 'shared',
     credentials,
+    direct,
+    maxUnsafeSessions = 2,
     ...pool
   } = options
   if (!Array.isArray(sharedSchemas))
@@ -128,6 +147,11 @@ export function resolveTenantPoolOptions(
     throw new TenancyError(
       'ERR_TENANCY_OPTION_INVALID',
       `pooler must be 'none' or 'transaction', got ${String(pooler)}.`,
+    )
+  if (pipelineDepth !== 'off' && pool.query_timeout !== undefined)
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      'query_timeout gives a connection up, and with pipelineDepth others are under way on it. Use statementTimeoutMs.',
     )
   if ('Client' in pool)
     throw new TenancyError('ERR_TENANCY_OPTION_INVALID', 'A TenantPool brings its own Client.')
@@ -151,8 +175,20 @@ export function resolveTenantPoolOptions(
       'ERR_TENANCY_OPTION_INVALID',
       'login per tenant needs credentials, a function that answers { password } for a tenant.',
     )
+  // pg lets a connection string win over single members, so these would lead to where the string does: to the pooler.
+  if (
+    direct !== undefined &&
+    pool.connectionString !== undefined &&
+    direct.connectionString === undefined
+  )
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      'direct needs a connectionString of its own, because the pool has one.',
+    )
   return {
     pool,
+    direct: direct === undefined && pooler === 'transaction' ? undefined : { ...pool, ...direct },
+    maxUnsafeSessions: atLeastOne('maxUnsafeSessions', maxUnsafeSessions),
     central: { ...pool, max: 2, onConnect: undefined, ...central },
     sharedSchemas: sharedSchemas.map(assertSchemaName),
     preparedStatements,
@@ -161,6 +197,7 @@ export function resolveTenantPoolOptions(
     checkoutTimeoutMs:
       checkoutTimeoutMs === 'never' ? 'never' : atLeastOne('checkoutTimeoutMs', checkoutTimeoutMs),
     maxTenantsPerConnection: atLeastOne('maxTenantsPerConnection', maxTenantsPerConnection),
+    pipelineDepth: pipelineDepth === 'off' ? 'off' : atLeastOne('pipelineDepth', pipelineDepth),
     rowSchema: assertSchemaName(rowSchema),
     pooled: pooler === 'transaction',
     statementTimeoutMs: timeout('statementTimeoutMs', statementTimeoutMs),

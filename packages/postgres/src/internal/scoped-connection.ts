@@ -6,6 +6,7 @@ import {
   executeMessage,
   flushMessage,
   parseMessage,
+  syncMessage,
 } from './frontend-messages.ts'
 import { HeldTransaction, type LocalAnswer } from './held-transaction.ts'
 import {
@@ -14,12 +15,32 @@ import {
   type PgConnectionConfig,
   type TransactionStatus,
 } from './pg-internals.ts'
+import { MANY_STATEMENTS } from './query-config.ts'
 import { scopeError, taintsSession } from './scope-error.ts'
 import { type Prefix, REFUSED } from './scope-statement.ts'
 import { CLEAN_IN_TRANSACTION, type CleanerStep, SessionCleaner } from './session-cleaner.ts'
 import { residueOf } from './session-residue.ts'
 import { type NamedStatement, type StatementColumns, StatementNames } from './statement-names.ts'
 import type { TenantPrefix } from './tenant-prefix.ts'
+
+/** What the server answers to statements; everything else (notices, parameters, the end of the connection) passes by. */
+const ANSWERS = new Set<string | symbol>([
+  'parseComplete',
+  'bindComplete',
+  'closeComplete',
+  'rowDescription',
+  'dataRow',
+  'noData',
+  'commandComplete',
+  'emptyQuery',
+  'portalSuspended',
+  'copyInResponse',
+  'copyOutResponse',
+  'copyData',
+  'copyDone',
+  'errorMessage',
+  'readyForQuery',
+])
 
 /** What a cleaner listens to; everything else (notices, parameters, the end of the connection) passes by. */
 const CLEANED = new Set<string | symbol>([
@@ -33,9 +54,6 @@ const CLEANED = new Set<string | symbol>([
   'errorMessage',
   'readyForQuery',
 ])
-
-/** More than one statement, or one that a semicolon makes look like more. The extended protocol takes one. */
-const MANY_STATEMENTS = /;\s*\S/
 
 /** COPY that reads from the client, which hangs in the extended protocol: the Sync is swallowed. A text that only looks like it is sent the simple way, too. */
 const COPY_FROM_CLIENT = /\bcopy\b[\s\S]*\bfrom\b[\s\S]*\bstdin\b/i
@@ -56,7 +74,25 @@ interface Again {
 }
 
 /** For whom a connection works: nobody (`refuse`), the pool's own set-up, or one tenant. */
-type Mode = 'refuse' | 'setup' | 'scoped'
+type Mode = 'refuse' | 'setup' | 'scoped' | 'lane'
+
+/** A statement with its scope in front and a Sync behind, as messages. */
+export interface ComposedStatement {
+  readonly messages: readonly Uint8Array[]
+  readonly scope: Prefix
+  readonly named: NamedStatement | undefined
+  /** The server knew it by name when it was composed. */
+  readonly known: boolean
+  /** Its columns, if the server is not asked for them. */
+  readonly columns: StatementColumns | undefined
+  readonly binary: boolean
+}
+
+/** A query object, as far as it writes its messages. */
+interface Submits {
+  submit(connection: unknown): Error | null
+  handleError?(error: Error, connection: unknown): void
+}
 
 /**
  * A connection that puts the tenant's scope in front of every statement that is not inside an open transaction, in the same write and the same implicit transaction: the server runs both or
@@ -104,11 +140,16 @@ export class ScopedConnection extends PgConnectionBase {
   #synced = false
   /** Messages are swallowed: the statement was answered here. */
   #muted = false
+  /** Answers are swallowed until the end of the batch: the statement was answered by a refusal of ours. */
+  #refused = false
+  /** What the end of the answer waits for: a cancel request that may still reach the server. */
+  #readyAfter: Promise<unknown> | undefined
   /** Sends the statement under way once more; known until it runs. */
   #record: ((again: Again) => void) | undefined
   /** What was sent of it behind the scope. */
   #sent: Uint8Array[] | undefined
   #cleaner: SessionCleaner | undefined
+  #lane: ((event: string | symbol, message: BackendMessage) => void) | undefined
 
   readonly #names: StatementNames | undefined
   #named: NamedStatement | undefined
@@ -146,6 +187,11 @@ export class ScopedConnection extends PgConnectionBase {
     this.on('error', die)
   }
 
+  /** Keeps the end of the answer that is under way back until then: nothing else is sent before, for nobody. */
+  holdReady(until: Promise<unknown>): void {
+    this.#readyAfter = until
+  }
+
   /** Lends the connection to a tenant: `prefix` is what enters it. */
   lend(tenantId: string, prefix: TenantPrefix): void {
     this.#mode = 'scoped'
@@ -153,6 +199,93 @@ export class ScopedConnection extends PgConnectionBase {
     this.#tenantId = tenantId
     this.#prefix = prefix
     this.#tenants.add(tenantId)
+  }
+
+  /** Lends the connection to a lane, which sends what `compose` makes and hears the answers. */
+  openLane(onMessage: (event: string | symbol, message: BackendMessage) => void): void {
+    this.#mode = 'lane'
+    this.#lane = onMessage
+  }
+
+  /**
+   * The messages of one statement of a tenant, for a lane. `undefined` if its parameters could not be written down; the query object was told.
+   *
+   * @param text - one statement.
+   */
+  compose(
+    tenantId: string,
+    prefix: TenantPrefix,
+    text: string,
+    query: Submits,
+  ): ComposedStatement | undefined {
+    const scope = this.#cleaned ? prefix.firstAgain : prefix.first
+    const named = this.#names?.claim(tenantId, text)
+    const known = named?.known === true
+    const name = named?.name ?? ''
+    const base = PgConnectionBase.prototype
+    let columns = known ? named.columns : undefined
+    let binary = false
+    const bind: Uint8Array[] = []
+    // pg's query object writes itself down; names, scope and end are ours.
+    const recorder = {
+      stream: {},
+      parsedStatements: {},
+      submittedNamedStatements: {},
+      parse: ignore,
+      bind: (message: { binary?: boolean }) => {
+        binary = message.binary === true
+        if (binary) columns = undefined
+        base.bind.call(this, { ...message, statement: name })
+      },
+      query: () => recorder.bind({}),
+      describe: ignore,
+      execute: ignore,
+      sync: ignore,
+      flush: ignore,
+      close: ignore,
+    }
+    this.#gathered = bind
+    try {
+      const refused = query.submit(recorder)
+      if (refused !== null) process.nextTick(() => query.handleError?.(refused, recorder))
+    } finally {
+      this.#gathered = undefined
+    }
+    if (bind.length === 0) return undefined
+    // From here on everything is sent.
+    this.#tenants.add(tenantId)
+    const messages: Uint8Array[] = []
+    if (this.#mustPrepare(scope)) {
+      messages.push(scope.statement.parse)
+      // At once: the next statement of the lane follows before the answer.
+      this.#hasPrepared()
+    }
+    messages.push(scope.bytes)
+    if (!known) {
+      const evicted = named === undefined ? undefined : this.#names?.evict()
+      if (evicted?.known === true) messages.push(closeStatementMessage(evicted.name))
+      if (named !== undefined) messages.push(closeStatementMessage(name))
+      messages.push(parseMessage(name, text))
+    }
+    messages.push(...bind)
+    if (columns === undefined) messages.push(describePortalMessage(''))
+    messages.push(executeMessage(), syncMessage())
+    return { messages, scope, named, known, columns, binary }
+  }
+
+  /** Sends messages of a lane. */
+  write(bytes: Uint8Array): void {
+    super._send(bytes)
+  }
+
+  /** Keeps the connection from everybody else. */
+  taint(reason: string): void {
+    this.#residue ??= reason
+  }
+
+  /** Whether the server says that it set what was asked: path and role. */
+  enters({ statement, set }: Prefix, { fields }: BackendMessage): boolean {
+    return set.every((value, index) => String(fields?.[statement.column + index]) === value)
   }
 
   /** Whether it has served as many tenants as it may: the server remembers something of each, and forgets nothing. */
@@ -170,6 +303,7 @@ export class ScopedConnection extends PgConnectionBase {
     this.#mode = 'refuse'
     this.#tenantId = undefined
     this.#prefix = undefined
+    this.#lane = undefined
     this.#held.take()
   }
 
@@ -269,7 +403,7 @@ export class ScopedConnection extends PgConnectionBase {
     )
   }
 
-  /** Asks for the columns, unless they are known: those of a prepared statement cannot change (0A000). */
+  /** Asks for the columns, unless they are known: those of a statement that was planned cannot change (0A000). */
   override describe(message: { type: 'P' | 'S'; name?: string }): void {
     if (this.#columns === undefined || message.type === 'S') {
       this.#columns = undefined
@@ -307,6 +441,11 @@ export class ScopedConnection extends PgConnectionBase {
     super._send(gathered.length === 1 ? (gathered[0] as Uint8Array) : Buffer.concat(gathered))
   }
 
+  /** Whether a statement was sent whose answer has not come to its end. */
+  get underWay(): boolean {
+    return this.#underWay
+  }
+
   /** Ends the batch that is under way if nobody has: the server answers a failed one with ReadyForQuery only then. */
   endBatch(): void {
     if (this.#underWay && !this.#synced) this.sync()
@@ -316,6 +455,21 @@ export class ScopedConnection extends PgConnectionBase {
     // Of a session that lies, only its end is of interest.
     if (this.#distrusted && event !== 'end' && event !== 'error') return true
     const message = args[0] as BackendMessage
+    if (this.#lane !== undefined && ANSWERS.has(event)) {
+      this.#lane(event, message)
+      return true
+    }
+    if (this.#mode === 'scoped') {
+      // Whatever listens here, a function for example: channels belong to the whole database, and so does what they tell.
+      if (event === 'notification') return true
+      if (this.#refused && CLEANED.has(event) && event !== 'readyForQuery') return true
+    }
+    if (event === 'readyForQuery' && this.#readyAfter !== undefined) {
+      const after = this.#readyAfter
+      this.#readyAfter = undefined
+      void after.then(() => this.#dead || this.emit(event, ...args))
+      return true
+    }
     if (this.#cleaner !== undefined && CLEANED.has(event)) {
       this.#clean(this.#cleaner.onMessage(event, message), message)
       return true
@@ -357,6 +511,10 @@ export class ScopedConnection extends PgConnectionBase {
           return true
         }
         this.#completed(message.text ?? '')
+        if (message.text === 'LISTEN' && this.#mode === 'scoped') {
+          this.#refused = true
+          return super.emit('errorMessage', listenRefused(this.#tenantId))
+        }
         break
       case 'errorMessage':
         if (this.#ownReplies > 0 && !this.#isOfCaller(message)) {
@@ -384,7 +542,7 @@ export class ScopedConnection extends PgConnectionBase {
 
   /** Keeps the columns of a statement that goes by a name of ours. */
   #learn(columns: StatementColumns): void {
-    if (this.#named !== undefined && !this.#binary) this.#named.columns = columns
+    if (this.#named?.planned === true && !this.#binary) this.#named.columns = columns
   }
 
   /** Says what the server was not asked to say. */
@@ -430,7 +588,7 @@ export class ScopedConnection extends PgConnectionBase {
   /** Begins a statement. Returns the scope to put in front of it, `undefined` if it needs none, `'refused'` if it must not be sent. */
   #begin(text: string | undefined): TenantPrefix | 'refused' | undefined {
     if (this.#underWay) return undefined
-    if (this.#mode === 'refuse' || this.#dead) {
+    if (this.#mode === 'refuse' || this.#mode === 'lane' || this.#dead) {
       this.stream.destroy(
         new TenancyError(
           'ERR_TENANCY_CONTEXT_MISSING',
@@ -541,10 +699,8 @@ export class ScopedConnection extends PgConnectionBase {
   }
 
   /** The server says which path and role it set. A statement of the scope's name that somebody else prepared would say something else, and then nothing of this session can be believed. */
-  #verify({ fields }: BackendMessage): void {
-    if (this.#scope === undefined) return
-    const { statement, set } = this.#scope
-    if (set.every((value, index) => String(fields?.[statement.column + index]) === value)) return
+  #verify(message: BackendMessage): void {
+    if (this.#scope === undefined || this.enters(this.#scope, message)) return
     // At once: the rows behind it stand in the same packet.
     super.emit(
       'errorMessage',
@@ -608,6 +764,7 @@ export class ScopedConnection extends PgConnectionBase {
     if (status === 'T' && this.#chained) this.#rescope = true
     if (status === 'I') this.#rescope = false
     this.#forgetRecord()
+    this.#refused = false
     this.#named = undefined
     this.#columns = undefined
     this.#chained = false
@@ -616,6 +773,15 @@ export class ScopedConnection extends PgConnectionBase {
     this.#text = undefined
     this.#shift = 0
   }
+}
+
+function ignore(): void {}
+function listenRefused(tenantId: string | undefined): TenancyError {
+  return new TenancyError(
+    'ERR_TENANCY_STATEMENT_REFUSED',
+    'LISTEN does not work on a connection of the pool: it is shared by all tenants, and channels belong to the whole database.',
+    { tenantId, hint: 'Use pool.listen(channel, listener) and pool.notify(channel, payload).' },
+  )
 }
 
 /** A record that keeps nothing. */
