@@ -20,6 +20,7 @@ const RESOLUTION = 'packages/core/src/resolution.ts'
 const CONNECTION = 'packages/postgres/src/internal/scoped-connection.ts'
 const PREFIX = 'packages/postgres/src/internal/tenant-prefix.ts'
 const SCOPE = 'packages/postgres/src/internal/scope-statement.ts'
+const DATABASES = 'packages/postgres/src/internal/database-pools.ts'
 const POOL = 'packages/postgres/src/tenant-pool.ts'
 const ROWS = 'packages/postgres/src/row-isolation'
 const ROW_SUITE = ['test/isolation/row-isolation.test.ts']
@@ -422,6 +423,34 @@ export const plantedLeaks: readonly PlantedLeak[] = [
       \`case when \${isRoles.sql} then \${value.sql} end\`,
       \`\\nCASE\\n    WHEN \${isRoles.printed} THEN \${value.printed}\\n    ELSE NULL::text\\nEND\`,
     )`,
+      },
+    ],
+  },
+  {
+    name: 'first-database-of-a-cluster',
+    what: 'the settings of a cluster are remembered with the database that was asked for first',
+    row: 'D1',
+    files: ['test/isolation/databases.test.ts'],
+    edits: [
+      {
+        file: DATABASES,
+        find: 'return database === undefined ? cluster.connection : { ...cluster.connection, database }',
+        replace:
+          'const kept = cluster as { first?: pg.ClientConfig }\n    return (kept.first ??= database === undefined ? cluster.connection : { ...cluster.connection, database })',
+      },
+    ],
+  },
+  {
+    name: 'database-in-a-url',
+    what: 'the name of a database is put into a connection string',
+    row: 'D17',
+    files: ['test/isolation/database-names.test.ts'],
+    edits: [
+      {
+        file: DATABASES,
+        find: 'return database === undefined ? cluster.connection : { ...cluster.connection, database }',
+        replace:
+          'const { user, password, host, port } = cluster.connection\n    return database === undefined ? cluster.connection : { connectionString: `postgres://${user}:${password}@${host}:${port}/${database}` }',
       },
     ],
   },
