@@ -1,9 +1,8 @@
 import { createTenancy, memoryTenantStore, type TenantScope } from '@partywall/core'
 import { TenantPool } from '@partywall/postgres'
-import { createTestDatabase, startTestServers } from '@partywall/test-support'
+import { createFaultProxy, createTestDatabase, startTestServers } from '@partywall/test-support'
 import pg from 'pg'
 import { type BenchResult, ratios } from './bench-result.ts'
-import { delayProxy } from './delay-proxy.ts'
 
 const TENANTS = 100
 const ROWS = 100
@@ -130,7 +129,7 @@ export async function scope({ quick }: { quick: boolean }): Promise<BenchResult[
   const near1 = await measure(database.url, 1, units, repetitions)
   const near10 = await measure(database.url, 10, units * 2, repetitions)
   const near50 = await measure(database.url, 50, units * 2, repetitions)
-  await using proxy = await delayProxy(database.url, 1)
+  await using proxy = await createFaultProxy(database.url, { latencyMs: 1 })
   const far1 = await measure(proxy.url, 1, quick ? 40 : 150, repetitions)
   const far10 = await measure(proxy.url, 10, quick ? 200 : 800, repetitions)
 
