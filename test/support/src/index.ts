@@ -1,5 +1,6 @@
 export { canary, foreignCanaries } from './canary.ts'
 export { type CollectedWarnings, collectWarnings } from './collect-warnings.ts'
+export { CopyIn, CopyOut } from './copy.ts'
 export { type EventuallyOptions, eventually } from './eventually.ts'
 export {
   type ConnectionEnd,
