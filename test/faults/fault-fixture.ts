@@ -8,7 +8,7 @@ import { type VariantWorld, VIEW_COLUMNS } from '../isolation/variant-world.ts'
 // An uncaught exception or an unhandled rejection of any test fails the whole run (vitest.config.ts): that the process lives needs no assertion of its own.
 
 /** How soon a pool must be as good as new. */
-const RECOVERY_MS = 5_000
+export const RECOVERY_MS = 5_000
 
 const READ = `select id, owner, ${VIEW_COLUMNS} from item`
 
@@ -66,7 +66,7 @@ const GONE: ReadonlySet<string> = new Set([
 ])
 
 /** Whether an error says that the connection broke, and nothing else. */
-function saysGone(error: unknown): boolean {
+export function saysGone(error: unknown): boolean {
   const { code, message } = error as { code?: string; message?: string }
   if (code !== undefined && GONE.has(code)) return true
   return (
