@@ -19,6 +19,7 @@ const CONTEXT = 'packages/core/src/tenant-context.ts'
 const RESOLUTION = 'packages/core/src/resolution.ts'
 const CONNECTION = 'packages/postgres/src/internal/scoped-connection.ts'
 const PREFIX = 'packages/postgres/src/internal/tenant-prefix.ts'
+const SCOPE = 'packages/postgres/src/internal/scope-statement.ts'
 const POOL = 'packages/postgres/src/tenant-pool.ts'
 
 export const plantedLeaks: readonly PlantedLeak[] = [
@@ -134,9 +135,9 @@ export const plantedLeaks: readonly PlantedLeak[] = [
     files: ['test/isolation/database.test.ts'],
     edits: [
       {
-        file: PREFIX,
-        find: "set_config('search_path', $1, true)",
-        replace: "set_config('search_path', $1, false)",
+        file: SCOPE,
+        find: 'placeholder(index)}, true)',
+        replace: 'placeholder(index)}, false)',
       },
       {
         file: CONNECTION,
@@ -230,13 +231,13 @@ export const plantedLeaks: readonly PlantedLeak[] = [
     files: ['test/isolation/database.test.ts'],
     edits: [
       {
-        file: PREFIX,
-        find: '$2::pg_catalog.regnamespace,',
-        replace: '$2::pg_catalog.text,',
+        file: SCOPE,
+        find: 'placeholder(settings.length)}::pg_catalog.regnamespace',
+        replace: 'placeholder(settings.length)}::pg_catalog.text',
       },
       {
-        file: PREFIX,
-        find: "not pg_catalog.has_schema_privilege($2::pg_catalog.regnamespace::pg_catalog.oid, 'USAGE')",
+        file: SCOPE,
+        find: "not pg_catalog.has_schema_privilege(${schema}::pg_catalog.oid, 'USAGE')",
         replace: 'false',
       },
     ],
@@ -319,9 +320,9 @@ export const plantedLeaks: readonly PlantedLeak[] = [
     files: ['test/isolation/roles.test.ts'],
     edits: [
       {
-        file: PREFIX,
-        find: "pg_catalog.set_config('role', $3, true)",
-        replace: "pg_catalog.set_config('role', $3, false)",
+        file: SCOPE,
+        find: 'placeholder(index)}, true)',
+        replace: "placeholder(index)}, ${setting !== 'role'})",
       },
     ],
   },

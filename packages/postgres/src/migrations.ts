@@ -77,6 +77,17 @@ export async function migrateTenant(
   set: MigrationSet,
 ): Promise<string[]> {
   const { tenant } = tenancy.require()
+  if (tenant.isolation === 'row')
+    throw new TenancyError(
+      'ERR_TENANCY_ISOLATION_UNSUPPORTED',
+      `Tenant ${tenant.id} shares its tables with all tenants of row isolation; they are migrated once for all.`,
+      {
+        tenantId: tenant.id,
+        hint: 'Run the migrations through pool.central, and applyRowIsolation after them.',
+      },
+    )
+  const schema = schemaOf(tenant)
+  const sharedSchemas = pool.sharedSchemas.filter((shared) => shared !== schema)
   const failed = (message: string, cause?: unknown): TenancyError =>
     new TenancyError(
       'ERR_TENANCY_MIGRATION_FAILED',
@@ -86,11 +97,11 @@ export async function migrateTenant(
   return pool.transaction(async (query) => {
     // One key per schema: tenants do not wait for each other. It ends with the transaction, also behind a pooler.
     await query("select pg_advisory_xact_lock(hashtextextended('partywall:migrate:' || $1, 0))", [
-      schemaOf(tenant),
+      schema,
     ])
     // Qualified: a migration may leave another search_path behind, and a schema without the right to it is skipped by the path.
-    const path = searchPathOf(tenant, pool.sharedSchemas)
-    const ledger = `${quoteIdentifier(schemaOf(tenant))}.partywall_migrations`
+    const path = searchPathOf(tenant, pool)
+    const ledger = `${quoteIdentifier(schema)}.partywall_migrations`
     await query(ledgerSql(ledger))
     const pending = await pendingOf(query, ledger, set)
     const first = set.migrations.length - pending.length
@@ -106,12 +117,9 @@ export async function migrateTenant(
         throw failed(`Migration ${id} failed.`, cause)
       }
     }
-    const missing = await missingOf(query, schemaOf(tenant), set.requires ?? [])
+    const missing = await missingOf(query, schema, set.requires ?? [])
     if (missing.length > 0) throw failed(`The schema lacks ${missing.join(', ')}.`)
-    const shadowed = await findShadowedTables(
-      { query },
-      { schemas: [schemaOf(tenant)], sharedSchemas: pool.sharedSchemas },
-    )
+    const shadowed = await findShadowedTables({ query }, { schemas: [schema], sharedSchemas })
     if (shadowed.length > 0) throw shadowError(shadowed)
     return pending.map(({ id }) => id)
   })

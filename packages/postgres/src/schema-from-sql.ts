@@ -39,7 +39,7 @@ export async function createSchemaFromSql(
     schemaLockSql(schema),
     `create schema ${name}`,
     `comment on schema ${name} is '${schemaMark(tenant.id)}'`,
-    `select pg_catalog.set_config('search_path', ${pg.escapeLiteral(searchPathOf(tenant, sharedSchemas))}, true)`,
+    `select pg_catalog.set_config('search_path', ${pg.escapeLiteral(searchPathOf(tenant, { sharedSchemas }))}, true)`,
     `do ${pg.escapeLiteral(template)}`,
   ].join(';\n')
   const client = await central.connect()

@@ -1,25 +1,43 @@
 import { physicalName, TenancyError, type Tenant } from '@partywall/core'
 
-/** The schema that holds a tenant's tables: `placement.schema`, or the name derived from its id. */
-export function schemaOf(tenant: Tenant): string {
-  return assertSchemaName(tenant.placement.schema ?? physicalName('schema', tenant.id))
+/** How the schemas of a pool are called. */
+export interface SchemaNames {
+  /** The schemas that stand behind the tenant's own in its search_path. */
+  readonly sharedSchemas: readonly string[]
+  /** The schema that holds the tables of all tenants with `row` isolation. @defaultValue `'public'` */
+  readonly rowSchema?: string | undefined
+}
+
+/**
+ * The schema that holds a tenant's tables: `placement.schema`, or by isolation: the name derived from the id (`schema`), `public` of the tenant's own database (`database`), the common `rowSchema` (`row`).
+ *
+ * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID` for a name that Postgres would not keep.
+ */
+export function schemaOf(
+  { id, isolation, placement }: Tenant,
+  { rowSchema = 'public' }: Partial<SchemaNames> = {},
+): string {
+  if (placement.schema !== undefined) return assertSchemaName(placement.schema)
+  if (isolation === 'schema') return assertSchemaName(physicalName('schema', id))
+  return isolation === 'row' ? assertSchemaName(rowSchema) : 'public'
 }
 
 /**
  * The search_path of a tenant: its schema, the declared shared schemas, and `pg_temp` last. Without the last, Postgres searches temporary tables *first*
  * (manual, 20.11.1, search_path), and one that another tenant left behind would stand in for the tenant's own.
  */
-export function searchPathOf(tenant: Tenant, sharedSchemas: readonly string[]): string {
-  const own = schemaOf(tenant)
-  return [...[own, ...sharedSchemas].map(quoteIdentifier), 'pg_temp'].join(', ')
+export function searchPathOf(tenant: Tenant, names: SchemaNames): string {
+  const own = schemaOf(tenant, names)
+  return [...new Set([own, ...names.sharedSchemas].map(quoteIdentifier)), 'pg_temp'].join(', ')
 }
 
 /**
- * Refuses a tenant whose schema is declared as shared: every other tenant would read and write it.
+ * Refuses a tenant with a schema of its own that is declared as shared: every other tenant would read and write it. Rows of all tenants may stand in a shared schema, and so may what has a database to itself.
  *
  * @throws {TenancyError} `ERR_TENANCY_PHYSICAL_NAME_CONFLICT`.
  */
 export function assertNotShared(tenant: Tenant, sharedSchemas: readonly string[]): void {
+  if (tenant.isolation !== 'schema') return
   const schema = schemaOf(tenant)
   if (!sharedSchemas.includes(schema)) return
   throw new TenancyError(

@@ -12,6 +12,7 @@ export class TenantClient extends pg.Client {
   readonly #connection: ScopedConnection
   #tenant: Tenant | undefined
   #settingUp = false
+  readonly #pooled: boolean
 
   /**
    * @param outside - opens sockets outside of every tenant.
@@ -23,6 +24,7 @@ export class TenantClient extends pg.Client {
     limits: ConnectionLimits = {},
   ) {
     super(config)
+    this.#pooled = limits.pooled === true
     const state = this.#state
     const { connection } = state
     // The default one has not been connected yet; its stream is taken over.
@@ -54,16 +56,22 @@ export class TenantClient extends pg.Client {
     return this as unknown as PgClientState
   }
 
-  /** @internal The base path is empty, so that nothing is found where a scope is missing or has ended. */
+  /** @internal The base path is empty, so that nothing is found where a scope is missing or has ended. Poolers refuse settings that they do not know: behind one, the login brings the empty path. */
   getStartupConf(): Record<string, string> {
     const prototype = pg.Client.prototype as unknown as PgClientState
-    return { ...prototype.getStartupConf.call(this), search_path: '' }
+    const settings = prototype.getStartupConf.call(this)
+    return this.#pooled ? settings : { ...settings, search_path: '' }
   }
 
   /** @internal */
   lend(tenant: Tenant, prefix: TenantPrefix): void {
     this.#tenant = tenant
     this.#connection.lend(tenant.id, prefix)
+  }
+
+  /** @internal What a lane works with; the client belongs to it until `takeBack`. */
+  get lane(): { readonly connection: ScopedConnection; readonly types: unknown } {
+    return { connection: this.#connection, types: this.#state._types }
   }
 
   /**
@@ -124,6 +132,8 @@ export class TenantClient extends pg.Client {
 
   /** @internal Calls back once the connection has settled, or has ended. */
   whenSettled(callback: () => void): void {
+    // A new connection calls its first user back a moment before it counts itself as ready.
+    if (!this.#connection.underWay) return process.nextTick(callback)
     const done = (): void => {
       this.#connection.removeListener('readyForQuery', done)
       this.#connection.removeListener('end', done)

@@ -1,6 +1,6 @@
 import { TenancyError } from '@partywall/core'
 import type pg from 'pg'
-import type { TenantRoleMode } from './internal/tenant-prefix.ts'
+import type { TenantRoleMode, TenantTimeout } from './internal/tenant-prefix.ts'
 import { assertSchemaName } from './search-path.ts'
 
 /** Options of a `TenantPool`: everything that `pg.Pool` takes, and these. */
@@ -10,6 +10,20 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
    * @defaultValue `['public']`
    */
   readonly sharedSchemas?: readonly string[] | undefined
+  /** The schema that holds the tables of all tenants with `row` isolation. @defaultValue `'public'` */
+  readonly rowSchema?: string | undefined
+  /**
+   * What stands between the pool and the server. `'transaction'`: a pooler like PgBouncer in transaction mode, where each transaction may come to another session. Nothing is then kept by name, and the login must bring an empty
+   * search_path (`alter role ... set search_path = ''`; `createGateRole` does that), because poolers refuse it at the start of a connection. @defaultValue `'none'`
+   */
+  readonly pooler?: 'none' | 'transaction' | undefined
+  /**
+   * How long a statement of a tenant may run, in milliseconds, before the server cancels it (57014); a function says it for each tenant, once for each record. Travels with the scope and ends with it.
+   * @defaultValue `'none'`: what the server says
+   */
+  readonly statementTimeoutMs?: TenantTimeout | undefined
+  /** How long a statement of a tenant may wait for a lock, in milliseconds (55P03). @defaultValue `'none'`: what the server says */
+  readonly lockTimeoutMs?: TenantTimeout | undefined
   /** Connections that one tenant has at a time; its further callers wait for one of its own. @defaultValue one less than `max`, and at least 1: something is always left for the others */
   readonly maxPerTenant?: number | undefined
   /** How long a caller waits for a connection, in milliseconds, before `ERR_TENANCY_POOL_EXHAUSTED`. @defaultValue `'never'`: no limit */
@@ -29,6 +43,12 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
    * connection. `'off'`: none, for a pooler in between that does not keep them. @defaultValue `256`
    */
   readonly preparedStatements?: number | 'off' | undefined
+  /**
+   * Lets autocommit statements of `pool.query` share connections when all are busy: so many may be under way on one connection, each with a scope and an end of its own. Only statements that have shown to be quick and to leave nothing
+   * take part, and none is put behind one that takes its time. Raises throughput where callers outnumber connections; a connection that breaks fails all that are under way on it. Not with `query_timeout`.
+   * @defaultValue `'off'`
+   */
+  readonly pipelineDepth?: number | 'off' | undefined
   /** Connection settings of `pool.central` that differ from those of the pool; its `max` is 2 unless set here. */
   readonly central?: pg.PoolConfig | undefined
 }
@@ -42,6 +62,11 @@ export interface ResolvedTenantPoolOptions {
   readonly maxPerTenant: number
   readonly checkoutTimeoutMs: number | 'never'
   readonly maxTenantsPerConnection: number
+  readonly pipelineDepth: number | 'off'
+  readonly rowSchema: string
+  readonly pooled: boolean
+  readonly statementTimeoutMs: TenantTimeout
+  readonly lockTimeoutMs: TenantTimeout
 }
 
 /**
@@ -59,6 +84,11 @@ export function resolveTenantPoolOptions(
     maxPerTenant = Math.max(1, (options.max ?? 10) - 1),
     checkoutTimeoutMs = 'never',
     maxTenantsPerConnection = 500,
+    pipelineDepth = 'off',
+    rowSchema = 'public',
+    pooler = 'none',
+    statementTimeoutMs = 'none',
+    lockTimeoutMs = 'none',
     central = {},
     ...pool
   } = options
@@ -72,6 +102,16 @@ export function resolveTenantPoolOptions(
     throw new TenancyError(
       'ERR_TENANCY_OPTION_INVALID',
       `role must be 'none' or 'per-tenant', got ${String(role)}.`,
+    )
+  if (pooler !== 'none' && pooler !== 'transaction')
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      `pooler must be 'none' or 'transaction', got ${String(pooler)}.`,
+    )
+  if (pipelineDepth !== 'off' && pool.query_timeout !== undefined)
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      'query_timeout gives a connection up, and with pipelineDepth others are under way on it. Use statementTimeoutMs.',
     )
   if ('Client' in pool)
     throw new TenancyError('ERR_TENANCY_OPTION_INVALID', 'A TenantPool brings its own Client.')
@@ -95,7 +135,18 @@ export function resolveTenantPoolOptions(
     checkoutTimeoutMs:
       checkoutTimeoutMs === 'never' ? 'never' : atLeastOne('checkoutTimeoutMs', checkoutTimeoutMs),
     maxTenantsPerConnection: atLeastOne('maxTenantsPerConnection', maxTenantsPerConnection),
+    pipelineDepth: pipelineDepth === 'off' ? 'off' : atLeastOne('pipelineDepth', pipelineDepth),
+    rowSchema: assertSchemaName(rowSchema),
+    pooled: pooler === 'transaction',
+    statementTimeoutMs: timeout('statementTimeoutMs', statementTimeoutMs),
+    lockTimeoutMs: timeout('lockTimeoutMs', lockTimeoutMs),
   }
+}
+
+function timeout(option: string, value: unknown): TenantTimeout {
+  return value === 'none' || typeof value === 'function'
+    ? (value as TenantTimeout)
+    : atLeastOne(option, value)
 }
 
 function atLeastOne(option: string, value: unknown): number {

@@ -208,8 +208,23 @@ describe('connect', () => {
     await hooked.end()
   })
 
-  it('refuses a tenant whose record asks for another kind of isolation, before a connection is taken', async () => {
-    for (const id of ['rows', 'far', 'other'])
+  it('gives back a new connection that its callback releases at once', async () => {
+    const fresh = new TenantPool(tenancy, { connectionString: db.url, max: 1 })
+    await tenancy.run('acme', async () => {
+      await new Promise<void>((resolve, reject) => {
+        fresh.connect((error, _client, done) => {
+          done()
+          if (error) reject(error)
+          else resolve()
+        })
+      })
+      expect((await fresh.query('select owner from item where id = 1')).rowCount).toBe(1)
+    })
+    await fresh.end()
+  })
+
+  it('refuses a tenant whose record names a database that the pool does not serve, before a connection is taken', async () => {
+    for (const id of ['far', 'other'])
       await expect(tenancy.run(id, () => pool.query('select 1'))).rejects.toMatchObject({
         code: 'ERR_TENANCY_ISOLATION_UNSUPPORTED',
         tenantId: id,

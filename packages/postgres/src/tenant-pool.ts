@@ -1,12 +1,18 @@
-import { AsyncResource } from 'node:async_hooks'
-import { type Tenancy, TenancyError, type TenantScope } from '@partywall/core'
+import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
+import { type Tenancy, TenancyError, type Tenant, type TenantScope } from '@partywall/core'
 import pg from 'pg'
 import { createClientHandle } from './internal/client-handle.ts'
+import { Lanes } from './internal/lanes.ts'
 import { isSubmittable } from './internal/pg-internals.ts'
+import { runsCode, sharedText } from './internal/query-config.ts'
 import { type TenantPrefix, TenantPrefixes } from './internal/tenant-prefix.ts'
 import { TenantTurns } from './internal/tenant-turns.ts'
 import { TenantClient } from './tenant-client.ts'
-import { resolveTenantPoolOptions, type TenantPoolOptions } from './tenant-pool-options.ts'
+import {
+  type ResolvedTenantPoolOptions,
+  resolveTenantPoolOptions,
+  type TenantPoolOptions,
+} from './tenant-pool-options.ts'
 
 /** Takes a connection for a tenant. */
 type Connect = (tenantId: string, callback: ConnectCallback) => void
@@ -36,17 +42,20 @@ export class TenantPool extends pg.Pool {
   #destroyed = 0
   readonly #waiting = new Set<ConnectCallback>()
   readonly #turns: TenantTurns
+  readonly #lanes: Lanes | undefined
   readonly #checkoutTimeoutMs: number | 'never'
   readonly #madeIn: string | undefined
   /** The schemas that stand behind the tenant's own in its search_path. */
   readonly sharedSchemas: readonly string[]
+  /** The schema that holds the tables of all tenants with `row` isolation. */
+  readonly rowSchema: string
 
   /**
    * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID`.
    */
   constructor(tenancy: Tenancy, options: TenantPoolOptions = {}) {
     const resolved = resolveTenantPoolOptions(options)
-    const { pool, central, sharedSchemas, role } = resolved
+    const { pool, central, sharedSchemas } = resolved
     const outside = <T>(fn: () => T): T => tenancy.context.outside(fn)
     class Client extends TenantClient {
       constructor(config?: string | pg.ClientConfig) {
@@ -63,16 +72,18 @@ export class TenantPool extends pg.Pool {
       // The types of pg do not know that a Client of one's own is waited for.
     } as unknown as pg.PoolConfig)
     this.#tenancy = tenancy
-    this.#prefixes = new TenantPrefixes(sharedSchemas, role)
+    this.#prefixes = new TenantPrefixes(resolved)
     this.#turns = new TenantTurns(resolved.maxPerTenant)
     this.#checkoutTimeoutMs = resolved.checkoutTimeoutMs
     this.#madeIn = tenancy.current()?.tenant.id
     this.#centralOptions = central
     this.sharedSchemas = Object.freeze([...sharedSchemas])
+    this.rowSchema = resolved.rowSchema
     // An idle connection that breaks is replaced; without a listener it would end the process.
     this.on('error', () => undefined)
     const checkOut = super.connect.bind(this) as (callback: ConnectCallback) => void
     const connect: Connect = (tenantId, callback) => this.#wait(checkOut, tenantId, callback)
+    this.#lanes = resolved.pipelineDepth === 'off' ? undefined : this.#openLanes(checkOut, resolved)
     const query = super.query.bind(this) as (...args: unknown[]) => unknown
     this.connect = ((callback?: ConnectCallback) =>
       this.#connect(connect, callback)) as typeof this.connect
@@ -256,30 +267,106 @@ export class TenantPool extends pg.Pool {
     })
   }
 
-  /** One statement on a connection of its own. Unlike pg.Pool, an error of the server alone does not cost the connection. */
+  #openLanes(
+    checkOut: (callback: ConnectCallback) => void,
+    { pipelineDepth, maxPerTenant }: ResolvedTenantPoolOptions,
+  ): Lanes {
+    return new Lanes({
+      depth: Number(pipelineDepth),
+      maxPerTenant,
+      max: this.options.max,
+      hasRoom: () => this.idleCount > 0 || this.totalCount < this.options.max,
+      waitingCount: () => this.waitingCount,
+      checkOut: (callback) =>
+        checkOut((error, lent, done) => {
+          if (lent === undefined) return callback(error)
+          const client = lent as unknown as TenantClient
+          callback(undefined, {
+            ...client.lane,
+            giveBack: (reason) => this.#giveBack(client, undefined, done, reason),
+          })
+        }),
+    })
+  }
+
+  /** Runs a statement on a connection that it may share with others, if it is one for that. */
+  #share(
+    lanes: Lanes,
+    connect: Connect,
+    opened: Opened,
+    config: unknown,
+    values: unknown,
+    callback: Callback,
+  ): boolean {
+    const text = sharedText(config)
+    if (text === undefined || !lanes.takes(text)) return false
+    const tenantId = opened.scope.tenant.id
+    let timer: NodeJS.Timeout | undefined
+    const settle: Callback = (error, result) => {
+      clearTimeout(timer)
+      callback(error, result)
+    }
+    const giveUp = lanes.run({
+      tenantId,
+      prefix: opened.prefix,
+      text,
+      config,
+      values,
+      within: runsCode(config, values) ? AsyncLocalStorage.snapshot() : undefined,
+      callback: settle,
+      redo: () => this.#runAlone(connect, opened, config, values, settle),
+    })
+    if (this.#checkoutTimeoutMs !== 'never') {
+      timer = setTimeout(() => {
+        if (giveUp()) callback(poolExhausted(tenantId, this.#checkoutTimeoutMs))
+      }, this.#checkoutTimeoutMs)
+      timer.unref()
+    }
+    return true
+  }
+
   #runOnce(
+    connect: Connect,
+    opened: Opened,
+    config: unknown,
+    values: unknown,
+    callback: Callback,
+  ): void {
+    const lanes = this.#lanes
+    if (lanes === undefined || !this.#share(lanes, connect, opened, config, values, callback))
+      this.#runAlone(connect, opened, config, values, callback)
+  }
+
+  /** One statement on a connection of its own. Unlike pg.Pool, an error of the server alone does not cost the connection. */
+  #runAlone(
     connect: Connect,
     { scope, prefix }: Opened,
     config: unknown,
     values: unknown,
     callback: Callback,
   ): void {
-    // Bound: a statement that had to wait is sent by whoever releases a connection, and the driver serialises its parameters then.
-    const send: ConnectCallback = AsyncResource.bind((connectError, lent, done): void => {
+    const send: ConnectCallback = (connectError, lent, done): void => {
       if (lent === undefined) return callback(connectError)
       const client = lent as unknown as TenantClient
       client.lend(scope.tenant, prefix)
+      const startedAt = this.#lanes === undefined ? 0 : performance.now()
       try {
         client.submit([
           config,
           values,
           (error: Error | null, result: unknown) => {
-            this.#giveBack(
+            const residue = this.#giveBack(
               client,
               scope,
               done,
               error !== null && !client.usable ? error : undefined,
             )
+            if (this.#lanes !== undefined && error === null) {
+              const text = sharedText(config)
+              const command = residue ?? (result as { command?: unknown }).command
+              if (text !== undefined)
+                this.#lanes.learn(text, command, performance.now() - startedAt)
+            }
             callback(error, result)
           },
         ])
@@ -287,27 +374,33 @@ export class TenantPool extends pg.Pool {
         this.#giveBack(client, scope, done, error as Error)
         callback(error as Error)
       }
-    })
-    connect(scope.tenant.id, send)
+    }
+    // A statement that had to wait is sent by whoever releases a connection, and the driver serialises its parameters then; some of them are code of the caller's.
+    connect(scope.tenant.id, runsCode(config, values) ? AsyncResource.bind(send) : send)
   }
 
   #giveBack(
     client: TenantClient,
-    { tenant }: TenantScope,
+    scope: TenantScope | undefined,
     done: (release?: Error | boolean) => void,
     reason: Error | boolean | undefined,
-  ): void {
-    const finish = (): void => {
+  ): string | undefined {
+    const finish = (): string | undefined => {
       const residue = client.takeBack()
       if (residue !== undefined && client.usable) {
         this.#destroyed++
-        this.#tenancy.events.emit('connection:destroyed', { tenant, reason: residue })
+        this.#tenancy.events.emit('connection:destroyed', {
+          tenant: scope?.tenant,
+          reason: residue,
+        })
       }
       done(reason || residue !== undefined || client.spent || undefined)
+      return residue
     }
     // The error of a statement arrives ahead of the end of its answer.
-    if (!reason && client.settling) client.whenSettled(finish)
-    else finish()
+    if (reason || !client.settling) return finish()
+    client.whenSettled(finish)
+    return undefined
   }
 
   /** Captures the tenant of the caller. */
@@ -315,7 +408,8 @@ export class TenantPool extends pg.Pool {
     if (this.ending) return poolEnded()
     try {
       const scope = this.#tenancy.require()
-      return { scope, prefix: this.#prefixes.bytesFor(scope.tenant) }
+      const prefix = this.#prefixes.bytesFor(scope.tenant)
+      return prefix.target === undefined ? { scope, prefix } : unsupportedPlacement(scope.tenant)
     } catch (error) {
       if (TenancyError.is(error)) return error
       throw error
@@ -350,6 +444,7 @@ export class TenantPool extends pg.Pool {
     const waiting = Array.from(this.#waiting)
     this.#waiting.clear()
     for (const callback of waiting) callback(poolEnded(), undefined, () => undefined)
+    this.#lanes?.close(poolEnded())
     await Promise.all([super.end(), this.#central?.end()])
   }
 }
@@ -359,6 +454,14 @@ function poolExhausted(tenantId: string, timeoutMs: number | 'never'): TenancyEr
     'ERR_TENANCY_POOL_EXHAUSTED',
     `No connection was free for tenant ${tenantId} within ${timeoutMs} ms.`,
     { tenantId },
+  )
+}
+
+function unsupportedPlacement({ id, isolation }: Tenant): TenancyError {
+  return new TenancyError(
+    'ERR_TENANCY_ISOLATION_UNSUPPORTED',
+    `Tenant ${id} is placed in ${isolation === 'schema' ? 'another database' : `a ${isolation} of its own`}, and this pool serves one database.`,
+    { tenantId: id },
   )
 }
 

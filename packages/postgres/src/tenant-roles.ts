@@ -41,7 +41,8 @@ export async function createGateRole(
         `The role ${name} exists and is no gate: it must be NOINHERIT, and neither superuser nor BYPASSRLS, CREATEROLE or CREATEDB.`,
       )
     await client.query(
-      `create role ${quoteIdentifier(name)} login noinherit password ${client.escapeLiteral(password)}`,
+      `create role ${quoteIdentifier(name)} login noinherit password ${client.escapeLiteral(password)};
+       alter role ${quoteIdentifier(name)} set search_path = ''`,
     )
     return true
   })

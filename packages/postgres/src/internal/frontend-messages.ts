@@ -29,6 +29,11 @@ export function executeMessage(): Buffer {
   return message('E', [cString(''), int32(0)])
 }
 
+/** Describe: asks for the columns of a portal. */
+export function describePortalMessage(name: string): Buffer {
+  return message('D', [Buffer.from('P', 'latin1'), cString(name)])
+}
+
 /** Close: forgets a prepared statement. Not an error if there is none. */
 export function closeStatementMessage(name: string): Buffer {
   return message('C', [Buffer.from('S', 'latin1'), cString(name)])

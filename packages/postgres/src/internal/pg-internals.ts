@@ -17,7 +17,7 @@ export interface PgConnection extends EventEmitter {
   submittedNamedStatements?: Record<string, string>
   query(text: string): void
   parse(message: { text: string; name?: string; types?: unknown }): void
-  bind(message: { statement?: string }): void
+  bind(message: { statement?: string; binary?: boolean }): void
   describe(message: { type: 'P' | 'S'; name?: string }): void
   execute(message: { portal?: string; rows?: number }): void
   sync(): void
@@ -33,10 +33,10 @@ export interface PgConnectionConfig {
   readonly keepAliveInitialDelayMillis?: number | undefined
 }
 
-export const PgConnectionBase: new (config: PgConnectionConfig) => PgConnection =
-  pg.Connection as unknown as new (
-    config: PgConnectionConfig,
-  ) => PgConnection
+export const PgConnectionBase = pg.Connection as unknown as {
+  new (config: PgConnectionConfig): PgConnection
+  readonly prototype: PgConnection
+}
 
 /** What a client keeps about the work that it was given. */
 export interface PgClientState {

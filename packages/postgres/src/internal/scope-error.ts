@@ -1,11 +1,12 @@
 import { TenancyError } from '@partywall/core'
 import type { BackendMessage } from './pg-internals.ts'
-import { REFUSED } from './tenant-prefix.ts'
+import { REFUSED } from './scope-statement.ts'
 
-/** SQLSTATEs of a scope that failed and left the session as it was: no such schema, no privilege on it, no such role, not a member of it, cancelled or timed out, locked. */
+/** SQLSTATEs of a scope that failed and left the session as it was: no such schema, no privilege on it, row security that does not hold, no such role, not a member of it, cancelled or timed out, locked. */
 const HARMLESS: ReadonlySet<string> = new Set([
   '3F000',
   REFUSED.privilege,
+  REFUSED.rowSecurity,
   '22023',
   '42501',
   '57014',
@@ -26,11 +27,16 @@ export function scopeError(cause: BackendMessage, tenantId: string | undefined):
       `The schema of tenant ${tenantId} does not exist; the statement was not run.`,
       options,
     )
-  return new TenancyError(
-    'ERR_TENANCY_SCOPE_FAILED',
-    cause.code === REFUSED.privilege
-      ? `The role of the pool has no USAGE on the schema of tenant ${tenantId}; the statement was not run.`
-      : `Tenant ${tenantId} could not be entered; the statement was not run.`,
-    options,
-  )
+  return new TenancyError('ERR_TENANCY_SCOPE_FAILED', reasonOf(cause, tenantId), options)
+}
+
+function reasonOf({ code }: BackendMessage, tenantId: string | undefined): string {
+  switch (code) {
+    case REFUSED.privilege:
+      return `The role of the pool has no USAGE on the schema of tenant ${tenantId}; the statement was not run.`
+    case REFUSED.rowSecurity:
+      return `Row security does not hold for the role that would act for tenant ${tenantId}: it is a superuser or has BYPASSRLS; the statement was not run.`
+    default:
+      return `Tenant ${tenantId} could not be entered; the statement was not run.`
+  }
 }

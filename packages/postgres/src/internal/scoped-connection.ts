@@ -2,6 +2,7 @@ import { TenancyError } from '@partywall/core'
 import {
   bindMessage,
   closeStatementMessage,
+  describePortalMessage,
   executeMessage,
   flushMessage,
   parseMessage,
@@ -13,11 +14,32 @@ import {
   type PgConnectionConfig,
   type TransactionStatus,
 } from './pg-internals.ts'
+import { MANY_STATEMENTS } from './query-config.ts'
 import { scopeError, taintsSession } from './scope-error.ts'
-import { type CleanerStep, SessionCleaner } from './session-cleaner.ts'
+import { type Prefix, REFUSED } from './scope-statement.ts'
+import { CLEAN_IN_TRANSACTION, type CleanerStep, SessionCleaner } from './session-cleaner.ts'
 import { residueOf } from './session-residue.ts'
-import { type NamedStatement, StatementNames } from './statement-names.ts'
-import { type Prefix, REFUSED, type TenantPrefix } from './tenant-prefix.ts'
+import { type NamedStatement, type StatementColumns, StatementNames } from './statement-names.ts'
+import type { TenantPrefix } from './tenant-prefix.ts'
+
+/** What the server answers to statements; everything else (notices, parameters, the end of the connection) passes by. */
+const ANSWERS = new Set<string | symbol>([
+  'parseComplete',
+  'bindComplete',
+  'closeComplete',
+  'rowDescription',
+  'dataRow',
+  'noData',
+  'commandComplete',
+  'emptyQuery',
+  'portalSuspended',
+  'copyInResponse',
+  'copyOutResponse',
+  'copyData',
+  'copyDone',
+  'errorMessage',
+  'readyForQuery',
+])
 
 /** What a cleaner listens to; everything else (notices, parameters, the end of the connection) passes by. */
 const CLEANED = new Set<string | symbol>([
@@ -32,9 +54,6 @@ const CLEANED = new Set<string | symbol>([
   'readyForQuery',
 ])
 
-/** More than one statement, or one that a semicolon makes look like more. The extended protocol takes one. */
-const MANY_STATEMENTS = /;\s*\S/
-
 /** COPY that reads from the client, which hangs in the extended protocol: the Sync is swallowed. A text that only looks like it is sent the simple way, too. */
 const COPY_FROM_CLIENT = /\bcopy\b[\s\S]*\bfrom\b[\s\S]*\bstdin\b/i
 
@@ -43,10 +62,36 @@ export interface ConnectionLimits {
   /** Statements with names of their own. */
   readonly preparedStatements?: number | 'off'
   readonly maxTenantsPerConnection?: number
+  /** A pooler stands in between: nothing is kept by name, and each transaction may come to another session. */
+  readonly pooled?: boolean
+}
+
+/** How a statement is sent once more: behind messages that prepare it, behind statements that clean the session. */
+interface Again {
+  readonly first?: readonly Uint8Array[]
+  readonly clean?: readonly string[]
 }
 
 /** For whom a connection works: nobody (`refuse`), the pool's own set-up, or one tenant. */
-type Mode = 'refuse' | 'setup' | 'scoped'
+type Mode = 'refuse' | 'setup' | 'scoped' | 'lane'
+
+/** A statement with its scope in front and a Sync behind, as messages. */
+export interface ComposedStatement {
+  readonly messages: readonly Uint8Array[]
+  readonly scope: Prefix
+  readonly named: NamedStatement | undefined
+  /** The server knew it by name when it was composed. */
+  readonly known: boolean
+  /** Its columns, if the server is not asked for them. */
+  readonly columns: StatementColumns | undefined
+  readonly binary: boolean
+}
+
+/** A query object, as far as it writes its messages. */
+interface Submits {
+  submit(connection: unknown): Error | null
+  handleError?(error: Error, connection: unknown): void
+}
 
 /**
  * A connection that puts the tenant's scope in front of every statement that is not inside an open transaction, in the same write and the same implicit transaction: the server runs both or
@@ -94,14 +139,22 @@ export class ScopedConnection extends PgConnectionBase {
   #synced = false
   /** Messages are swallowed: the statement was answered here. */
   #muted = false
-  /** Sends the statement under way once more, behind `first`; known until it runs. */
-  #record: ((first?: Uint8Array) => void) | undefined
+  /** Sends the statement under way once more; known until it runs. */
+  #record: ((again: Again) => void) | undefined
   /** What was sent of it behind the scope. */
   #sent: Uint8Array[] | undefined
   #cleaner: SessionCleaner | undefined
+  #lane: ((event: string | symbol, message: BackendMessage) => void) | undefined
 
   readonly #names: StatementNames | undefined
   #named: NamedStatement | undefined
+  /** The columns of the named statement under way, which the server is not asked for again. */
+  #columns: StatementColumns | undefined
+  #binary = false
+  readonly #pooled: boolean
+
+  /** Messages of a batch, which leave in one write. */
+  #gathered: Uint8Array[] | undefined
 
   readonly #maxTenants: number
   readonly #tenants = new Set<string>()
@@ -111,10 +164,16 @@ export class ScopedConnection extends PgConnectionBase {
     {
       preparedStatements = 'off',
       maxTenantsPerConnection = Number.POSITIVE_INFINITY,
+      pooled = false,
     }: ConnectionLimits = {},
   ) {
     super(config)
-    this.#names = preparedStatements === 'off' ? undefined : new StatementNames(preparedStatements)
+    this.#names =
+      preparedStatements === 'off' || pooled ? undefined : new StatementNames(preparedStatements)
+    this.#pooled = pooled
+    // pg would not send again what it believes the server to know.
+    if (pooled) this.parsedStatements = forgetful()
+    if (pooled) this.submittedNamedStatements = forgetful()
     this.#maxTenants = maxTenantsPerConnection
     const die = (): void => {
       this.#dead = true
@@ -132,6 +191,93 @@ export class ScopedConnection extends PgConnectionBase {
     this.#tenants.add(tenantId)
   }
 
+  /** Lends the connection to a lane, which sends what `compose` makes and hears the answers. */
+  openLane(onMessage: (event: string | symbol, message: BackendMessage) => void): void {
+    this.#mode = 'lane'
+    this.#lane = onMessage
+  }
+
+  /**
+   * The messages of one statement of a tenant, for a lane. `undefined` if its parameters could not be written down; the query object was told.
+   *
+   * @param text - one statement.
+   */
+  compose(
+    tenantId: string,
+    prefix: TenantPrefix,
+    text: string,
+    query: Submits,
+  ): ComposedStatement | undefined {
+    const scope = this.#cleaned ? prefix.firstAgain : prefix.first
+    const messages: Uint8Array[] = []
+    const named = this.#names?.claim(tenantId, text)
+    const known = named?.known === true
+    let columns = known ? named.columns : undefined
+    let binary = false
+    let bound = false
+    const base = PgConnectionBase.prototype
+    const name = named?.name ?? ''
+    // pg's query object writes itself down; names, scope and end are ours.
+    const recorder = {
+      stream: {},
+      parsedStatements: {},
+      submittedNamedStatements: {},
+      parse: () => undefined,
+      bind: (message: { binary?: boolean }) => {
+        binary = message.binary === true
+        if (binary) columns = undefined
+        if (!known) {
+          const evicted = named === undefined ? undefined : this.#names?.evict()
+          if (evicted?.known === true) this._send(closeStatementMessage(evicted.name))
+          if (named !== undefined) this._send(closeStatementMessage(name))
+          this._send(parseMessage(name, text))
+        }
+        base.bind.call(this, { ...message, statement: name })
+        bound = true
+        if (columns === undefined) this._send(describePortalMessage(''))
+        this._send(executeMessage())
+      },
+      query: () => recorder.bind({}),
+      describe: () => undefined,
+      execute: () => undefined,
+      sync: () => undefined,
+      flush: () => undefined,
+      close: () => undefined,
+    }
+    this.#gathered = messages
+    try {
+      if (this.#mustPrepare(scope)) {
+        messages.push(scope.statement.parse)
+        // At once: the next statement of the lane follows before the answer.
+        this.#hasPrepared()
+      }
+      messages.push(scope.bytes)
+      const refused = query.submit(recorder)
+      if (refused !== null) process.nextTick(() => query.handleError?.(refused, recorder))
+      if (!bound) return undefined
+      this.#tenants.add(tenantId)
+      base.sync.call(this)
+      return { messages, scope, named, known, columns, binary }
+    } finally {
+      this.#gathered = undefined
+    }
+  }
+
+  /** Sends messages of a lane. */
+  write(bytes: Uint8Array): void {
+    super._send(bytes)
+  }
+
+  /** Keeps the connection from everybody else. */
+  taint(reason: string): void {
+    this.#residue ??= reason
+  }
+
+  /** Whether the server says that it set what was asked: path and role. */
+  enters({ statement, set }: Prefix, { fields }: BackendMessage): boolean {
+    return set.every((value, index) => String(fields?.[statement.column + index]) === value)
+  }
+
   /** Whether it has served as many tenants as it may: the server remembers something of each, and forgets nothing. */
   get spent(): boolean {
     return this.#tenants.size >= this.#maxTenants
@@ -147,6 +293,7 @@ export class ScopedConnection extends PgConnectionBase {
     this.#mode = 'refuse'
     this.#tenantId = undefined
     this.#prefix = undefined
+    this.#lane = undefined
     this.#held.take()
   }
 
@@ -161,22 +308,18 @@ export class ScopedConnection extends PgConnectionBase {
     if (this.#answerHere(text)) return
     if (MANY_STATEMENTS.test(text) || COPY_FROM_CLIENT.test(text)) return this.#querySimple(text)
     // The same answers as to a simple query, and a scope that is planned once per connection.
-    this.stream.cork()
-    try {
-      const sent = this.#beginExtended(text)
-      if (sent === 'refused') return
-      if (sent === 'bare') {
-        this.#synced = true
-        return super.query(text)
-      }
-      this.#sendParse({ text })
-      this.#sendBind({})
-      super.describe({ type: 'P' })
-      super.execute({})
-      this.sync()
-    } finally {
-      this.stream.uncork()
+    const sent = this.#beginExtended(text)
+    if (sent === 'refused') return
+    if (sent === 'bare') {
+      this.#synced = true
+      this.#gathered = undefined
+      return super.query(text)
     }
+    this.#sendParse({ text })
+    this.#sendBind({})
+    this.describe({ type: 'P' })
+    super.execute({})
+    this.sync()
   }
 
   /** The scope as the first statement of a simple query. */
@@ -186,23 +329,26 @@ export class ScopedConnection extends PgConnectionBase {
     this.#synced = true
     if (prefix === undefined) return super.query(text)
     const held = this.#takeHeld()
-    const send = (scope: Prefix): void => {
+    const send = (scope: Prefix, front: readonly string[] = []): void => {
       const own = [
         ...held,
+        ...front,
         ...(this.#mustPrepare(scope) ? [scope.statement.prepare] : []),
         scope.sql,
       ]
       // A line end, because a held BEGIN may end in a comment.
-      const front = own.map((statement) => `${statement.replace(/;\s*$/, '')}\n;`).join('')
+      const before = own.map((statement) => `${statement.replace(/;\s*$/, '')}\n;`).join('')
       this.#ownReplies = own.length
       this.#ownStatements = own.length
       this.#scope = scope
       // The server counts characters, not UTF-16 units; ours are ASCII, and so is a BEGIN that was recognised but for its comments.
-      this.#shift = Array.from(front).length
-      super.query(front + text)
+      this.#shift = Array.from(before).length
+      super.query(before + text)
     }
-    if (this.#fresh) this.#record = () => send(prefix.next)
-    send(this.#scopeFor(prefix))
+    const cleans = this.#mayClean
+    const scope = this.#scopeFor(prefix)
+    if (cleans) this.#record = (again) => send(prefix.next, again.clean)
+    send(scope)
   }
 
   override parse(message: { text: string; name?: string; types?: unknown }): void {
@@ -224,7 +370,10 @@ export class ScopedConnection extends PgConnectionBase {
         : undefined
     this.#named = named
     if (named === undefined) return super.parse(message)
-    if (named.known) return
+    if (named.known) {
+      this.#columns = named.columns
+      return
+    }
     const evicted = this.#names?.evict()
     if (evicted?.known === true) this._send(closeStatementMessage(evicted.name))
     // The name may be taken: by what was prepared before the columns changed, or by a Parse whose end nobody saw.
@@ -232,7 +381,11 @@ export class ScopedConnection extends PgConnectionBase {
     super.parse({ ...message, name: named.name })
   }
 
-  #sendBind(message: { statement?: string }): void {
+  #sendBind(message: { statement?: string; binary?: boolean }): void {
+    // Whether values come as text or in binary is part of what a description says.
+    this.#binary = message.binary === true
+    if (this.#binary) this.#columns = undefined
+    if (this.#pooled && message.statement) return super.bind({ ...message, statement: '' })
     super.bind(
       this.#named === undefined || message.statement
         ? message
@@ -240,20 +393,47 @@ export class ScopedConnection extends PgConnectionBase {
     )
   }
 
+  /** Asks for the columns, unless they are known: those of a prepared statement cannot change (0A000). */
+  override describe(message: { type: 'P' | 'S'; name?: string }): void {
+    if (this.#columns === undefined || message.type === 'S') {
+      this.#columns = undefined
+      return super.describe(message)
+    }
+    // Sent after all if the statement has to be prepared anew.
+    this.#sent?.push(describePortalMessage(message.name ?? ''))
+  }
+
   override flush(): void {
     // Not by way of _send in pg; a flush belongs to the record like everything else.
     this._send(flushMessage())
+    this.#write()
   }
 
   override sync(): void {
     this.#synced = true
     super.sync()
+    this.#write()
   }
 
   override _send(buffer: Uint8Array): boolean {
     if (this.#muted) return true
     this.#sent?.push(buffer)
-    return super._send(buffer)
+    if (this.#gathered === undefined) return super._send(buffer)
+    this.#gathered.push(buffer)
+    return true
+  }
+
+  /** One write for a batch: a system call costs more than the rest of a statement. */
+  #write(): void {
+    const gathered = this.#gathered
+    this.#gathered = undefined
+    if (gathered === undefined || gathered.length === 0) return
+    super._send(gathered.length === 1 ? (gathered[0] as Uint8Array) : Buffer.concat(gathered))
+  }
+
+  /** Whether a statement was sent whose answer has not come to its end. */
+  get underWay(): boolean {
+    return this.#underWay
   }
 
   /** Ends the batch that is under way if nobody has: the server answers a failed one with ReadyForQuery only then. */
@@ -265,6 +445,10 @@ export class ScopedConnection extends PgConnectionBase {
     // Of a session that lies, only its end is of interest.
     if (this.#distrusted && event !== 'end' && event !== 'error') return true
     const message = args[0] as BackendMessage
+    if (this.#lane !== undefined && ANSWERS.has(event)) {
+      this.#lane(event, message)
+      return true
+    }
     if (this.#cleaner !== undefined && CLEANED.has(event)) {
       this.#clean(this.#cleaner.onMessage(event, message), message)
       return true
@@ -280,6 +464,10 @@ export class ScopedConnection extends PgConnectionBase {
         if (this.#ownReplies > 0) return true
         // From here on the statement runs.
         this.#forgetRecord()
+        if (this.#columns !== undefined) {
+          super.emit(event, ...args)
+          return this.#describe(this.#columns, message)
+        }
         break
       case 'dataRow':
         if (this.#ownReplies > 0) {
@@ -290,6 +478,10 @@ export class ScopedConnection extends PgConnectionBase {
       case 'rowDescription':
         if (this.#ownReplies > 0) return true
         this.#returnedRows = true
+        this.#learn(message)
+        break
+      case 'noData':
+        this.#learn('none')
         break
       case 'commandComplete':
         if (this.#ownReplies > 0) {
@@ -321,6 +513,19 @@ export class ScopedConnection extends PgConnectionBase {
         break
     }
     return super.emit(event, ...args)
+  }
+
+  /** Keeps the columns of a statement that goes by a name of ours. */
+  #learn(columns: StatementColumns): void {
+    if (this.#named !== undefined && !this.#binary) this.#named.columns = columns
+  }
+
+  /** Says what the server was not asked to say. */
+  #describe(columns: StatementColumns, message: BackendMessage): boolean {
+    if (columns === 'none') return super.emit('noData', { ...message, name: 'noData' })
+    this.#returnedRows = true
+    // pg hands the list to its caller.
+    return super.emit('rowDescription', { ...columns, fields: columns.fields?.slice() })
   }
 
   /** Answers a BEGIN without the server, and everything up to the first statement that needs one. */
@@ -358,7 +563,7 @@ export class ScopedConnection extends PgConnectionBase {
   /** Begins a statement. Returns the scope to put in front of it, `undefined` if it needs none, `'refused'` if it must not be sent. */
   #begin(text: string | undefined): TenantPrefix | 'refused' | undefined {
     if (this.#underWay) return undefined
-    if (this.#mode === 'refuse' || this.#dead) {
+    if (this.#mode === 'refuse' || this.#mode === 'lane' || this.#dead) {
       this.stream.destroy(
         new TenancyError(
           'ERR_TENANCY_CONTEXT_MISSING',
@@ -384,24 +589,22 @@ export class ScopedConnection extends PgConnectionBase {
     if (prefix === 'refused') return 'refused'
     if (prefix === undefined) return 'bare'
     const held = this.#takeHeld()
-    const send = (scope: Prefix): void => {
+    const messagesOf = (scope: Prefix, front: readonly string[] = []): Uint8Array[] => {
       const messages: Uint8Array[] = []
-      for (const statement of held)
+      for (const statement of [...held, ...front])
         messages.push(parseMessage('', statement), bindMessage('', []), executeMessage())
       if (this.#mustPrepare(scope)) messages.push(scope.statement.parse)
       messages.push(scope.bytes)
-      this.#ownReplies = held.length + 1
+      this.#ownReplies = held.length + front.length + 1
       this.#scope = scope
-      super._send(messages.length === 1 ? scope.bytes : Buffer.concat(messages))
+      return messages
     }
     this.#ownStatements = 0
-    this.#named = undefined
-    send(this.#scopeFor(prefix))
+    this.#gathered = messagesOf(this.#scopeFor(prefix))
     const sent: Uint8Array[] = []
     this.#sent = sent
-    this.#record = (first) => {
-      send(prefix.next)
-      super._send(Buffer.concat(first === undefined ? sent : [first, ...sent]))
+    this.#record = ({ first = [], clean = [] }) => {
+      super._send(Buffer.concat([...messagesOf(prefix.next, clean), ...first, ...sent]))
     }
     return 'scoped'
   }
@@ -412,8 +615,13 @@ export class ScopedConnection extends PgConnectionBase {
     return this.#cleaned ? firstAgain : first
   }
 
+  /** The statement that is to be sent asks whether the session is clean. */
+  get #mayClean(): boolean {
+    return this.#fresh || this.#pooled
+  }
+
   #mustPrepare({ statement }: Prefix): boolean {
-    if (this.#prepared.has(statement.name)) return false
+    if (statement.name === '' || this.#prepared.has(statement.name)) return false
     this.#preparing = statement.name
     return true
   }
@@ -433,9 +641,14 @@ export class ScopedConnection extends PgConnectionBase {
     this.#sent = undefined
   }
 
-  #startCleaning(again: () => void): void {
+  #startCleaning(again: (again: Again) => void): void {
     this.#cleaned = true
-    this.#repeat(new SessionCleaner(again, 'clean'))
+    // Behind a pooler the next transaction may come to another session, so the cleaning travels with the statement.
+    this.#repeat(
+      this.#pooled
+        ? new SessionCleaner(() => again({ clean: CLEAN_IN_TRANSACTION }), 'keep')
+        : new SessionCleaner(() => again({}), 'clean'),
+    )
   }
 
   /** A statement of ours that the server has forgotten, or whose columns have changed since it was planned, is prepared anew; it has not run yet. */
@@ -443,29 +656,26 @@ export class ScopedConnection extends PgConnectionBase {
     const named = this.#named
     if (named?.known !== true || (code !== '0A000' && code !== '26000')) return false
     named.known = false
+    named.columns = undefined
     const again = this.#record
     // In a transaction of the caller's, its error stands: the transaction has failed.
     if (again === undefined || this.#status !== 'I') return false
-    const parse = Buffer.concat([
-      closeStatementMessage(named.name),
-      parseMessage(named.name, named.text),
-    ])
-    this.#repeat(new SessionCleaner(() => again(parse), 'keep'))
+    const first = [closeStatementMessage(named.name), parseMessage(named.name, named.text)]
+    this.#repeat(new SessionCleaner(() => again({ first }), 'keep'))
     return true
   }
 
   #repeat(cleaner: SessionCleaner): void {
     this.#ownReplies = 0
+    this.#columns = undefined
     this.#forgetRecord()
     this.#cleaner = cleaner
     if (!this.#synced) super.sync()
   }
 
   /** The server says which path and role it set. A statement of the scope's name that somebody else prepared would say something else, and then nothing of this session can be believed. */
-  #verify({ fields }: BackendMessage): void {
-    if (this.#scope === undefined) return
-    const { statement, set } = this.#scope
-    if (set.every((value, index) => String(fields?.[statement.column + index]) === value)) return
+  #verify(message: BackendMessage): void {
+    if (this.#scope === undefined || this.enters(this.#scope, message)) return
     // At once: the rows behind it stand in the same packet.
     super.emit(
       'errorMessage',
@@ -530,10 +740,16 @@ export class ScopedConnection extends PgConnectionBase {
     if (status === 'I') this.#rescope = false
     this.#forgetRecord()
     this.#named = undefined
+    this.#columns = undefined
     this.#chained = false
     this.#status = status
     this.#underWay = false
     this.#text = undefined
     this.#shift = 0
   }
+}
+
+/** A record that keeps nothing. */
+function forgetful(): Record<string, string> {
+  return new Proxy<Record<string, string>>({}, { set: () => true })
 }

@@ -12,6 +12,13 @@ export type CleanerStep =
 const CLEAN =
   'reset search_path; discard temp; unlisten *; close all; select pg_catalog.pg_advisory_unlock_all()'
 
+/** The same, as far as the server allows it in the transaction of the statement that was turned away. */
+export const CLEAN_IN_TRANSACTION: readonly string[] = [
+  'reset search_path',
+  'discard temp',
+  'close all',
+]
+
 const WAIT: CleanerStep = { kind: 'wait' }
 
 /**

@@ -1,9 +1,16 @@
+import type { BackendMessage } from './pg-internals.ts'
+
+/** What a statement returns, as the server described it. */
+export type StatementColumns = BackendMessage | 'none'
+
 /** A statement that goes by a name of ours. */
 export interface NamedStatement {
   readonly name: string
   readonly text: string
   /** The server knows it. */
   known: boolean
+  /** `undefined` until the server has said it. */
+  columns: StatementColumns | undefined
 }
 
 interface Entry extends NamedStatement {
@@ -52,7 +59,14 @@ export class StatementNames {
       return found
     }
     const name = `__partywall_${this.#next++}`
-    const entry: Entry = { name, text, known: false, tenantId, usedAt: ++this.#clock }
+    const entry: Entry = {
+      name,
+      text,
+      known: false,
+      columns: undefined,
+      tenantId,
+      usedAt: ++this.#clock,
+    }
     this.#seen--
     texts.set(text, entry)
     this.#named.add(entry)
