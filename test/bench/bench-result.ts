@@ -6,6 +6,8 @@ export interface BenchResult {
   readonly id: string
   readonly measure: string
   readonly value: number
+  /** @defaultValue `'ratio'` */
+  readonly unit?: string
   readonly parts: Readonly<Record<string, number>>
 }
 

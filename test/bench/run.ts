@@ -1,9 +1,11 @@
 import { writeFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { type BenchResult, machine } from './bench-result.ts'
-import { scope } from './scope.ts'
+import { postgres } from './postgres.ts'
 
-const BENCHES: Record<string, (options: { quick: boolean }) => Promise<BenchResult[]>> = { scope }
+const BENCHES: Record<string, (options: { quick: boolean }) => Promise<BenchResult[]>> = {
+  postgres,
+}
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -18,13 +20,18 @@ if (bench === undefined) {
 
 const results = await bench({ quick: values.quick })
 console.log(machine())
-for (const { id, measure, value, parts } of results) {
-  console.log(`${id.padEnd(4)} ${measure.padEnd(64)} ${value.toFixed(2)}`)
+for (const { id, measure, unit = 'ratio', value, parts } of results) {
+  console.log(
+    `${id.padEnd(4)} ${measure.padEnd(64)} ${value.toFixed(2)} ${unit === 'ratio' ? '' : unit}`,
+  )
   for (const [part, figure] of Object.entries(parts))
     console.log(`       ${part.padEnd(62)} ${figure.toFixed(2)}`)
 }
 if (values.json !== undefined) {
-  const targets = results.map(({ id, value, parts }) => [id, { value, unit: 'ratio', parts }])
+  const targets = results.map(({ id, value, unit = 'ratio', parts }) => [
+    id,
+    { value, unit, parts },
+  ])
   await writeFile(
     values.json,
     `${JSON.stringify({ machine: machine(), ...Object.fromEntries(targets) }, null, 2)}\n`,

@@ -1,6 +1,6 @@
 import { createTenancy, memoryTenantStore, type Tenancy } from '@partywall/core'
 import { createTestDatabase, eventually, type TestDatabase } from '@partywall/test-support'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { TenantPool } from './tenant-pool.ts'
 import type { TenantPoolOptions } from './tenant-pool-options.ts'
 
@@ -98,17 +98,13 @@ describe('statements that share a connection', () => {
         tenancy.run(tenantOf(unit), () => pool.query(SQL, [1, unit])),
       ),
     )
-    const writes: number[] = []
     const { stream } = (client as unknown as { connection: { stream: NodeJS.WritableStream } })
       .connection
-    const write: (...args: unknown[]) => boolean = stream.write.bind(stream)
-    stream.write = ((...args: unknown[]) => {
-      writes.push(Buffer.byteLength(args[0] as Uint8Array))
-      return write(...args)
-    }) as typeof stream.write
+    const write = vi.spyOn(stream, 'write')
     client.release()
     await waiting
-    expect(writes).toHaveLength(1)
+    expect(write).toHaveBeenCalledTimes(1)
+    write.mockRestore()
   })
 
   it('one that fails fails alone, with its own error', async () => {
