@@ -8,7 +8,7 @@ import {
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
 import { createVariantWorld, VARIANTS, type VariantWorld } from '../isolation/variant-world.ts'
 import { expectNominal, outcomeOf, RECOVERY_MS, within } from './fault-fixture.ts'
-import { expectExactLedger, expectExplained, runTraffic, type Traffic } from './traffic.ts'
+import { expectExactLedger, expectExplained, startTraffic, type Traffic } from './traffic.ts'
 
 let server: RestartablePostgres
 let world: VariantWorld
@@ -51,7 +51,7 @@ describe.each([VARIANTS.schema, VARIANTS.role])('F4 $name: the server goes away'
     async ({ max, mode }) => {
       const pool = open(max)
       const stop = new AbortController()
-      const running = runTraffic(world, pool, { callers: 12, until: stop.signal })
+      const traffic = startTraffic(world, pool, { callers: 12, until: stop.signal })
       await sleep(250)
       await server.stop(mode)
       await sleep(100)
@@ -65,7 +65,7 @@ describe.each([VARIANTS.schema, VARIANTS.role])('F4 $name: the server goes away'
       expect(performance.now() - begun).toBeLessThan(RECOVERY_MS)
       await sleep(150)
       stop.abort()
-      const traffic = await within(RECOVERY_MS, running)
+      await within(RECOVERY_MS, traffic.ended)
       report(traffic)
       expect(traffic.errors.length).toBeGreaterThan(0)
       expect(count(traffic, 'acknowledged')).toBeGreaterThan(10)
@@ -77,7 +77,7 @@ describe.each([VARIANTS.schema, VARIANTS.role])('F4 $name: the server goes away'
   it('F4 one session is killed by SIGKILL: the server breaks off all of them, and comes back by itself', async () => {
     const pool = open(4)
     const stop = new AbortController()
-    const running = runTraffic(world, pool, { callers: 12, until: stop.signal })
+    const traffic = startTraffic(world, pool, { callers: 12, until: stop.signal })
     await sleep(150)
     const { rows } = await world.db.query<{ pid: number }>(
       'select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() limit 1',
@@ -87,7 +87,7 @@ describe.each([VARIANTS.schema, VARIANTS.role])('F4 $name: the server goes away'
     await expectNominalUnderLoad(pool)
     await sleep(100)
     stop.abort()
-    const traffic = await within(RECOVERY_MS, running)
+    await within(RECOVERY_MS, traffic.ended)
     report(traffic)
     expect(traffic.errors.length).toBeGreaterThan(0)
     await expectNominal(world, pool)

@@ -26,6 +26,8 @@ export interface Traffic {
   slowestMs: number
   /** Writes, by what their caller was told. */
   readonly written: Map<string, 'acknowledged' | 'unknown'>
+  /** When the last caller has stopped. */
+  readonly ended: Promise<void>
 }
 
 /** Every reply says for whom it is and to which question: a number that no other question has. */
@@ -36,17 +38,19 @@ const asText = (sql: string, number: number): string => sql.replace('$1::int', `
  * Mixed units of all tenants over one pool, each with a number of its own that comes back in every row. What comes back is compared with the tenant, the session and the number of its caller; an error is
  * noted and the caller goes on.
  */
-export async function runTraffic(
+export function startTraffic(
   world: VariantWorld,
   pool: TenantPool,
   { callers, units = Number.POSITIVE_INFINITY, until, random = seededRandom() }: TrafficOptions,
-): Promise<Traffic> {
+): Traffic {
+  const ended = Promise.withResolvers<void>()
   const traffic: Traffic = {
     replies: 0,
     crossed: [],
     errors: [],
     slowestMs: 0,
     written: new Map(),
+    ended: ended.promise,
   }
   let number = 0
   const check = (tenantId: string, echo: number, rows: readonly unknown[]): void => {
@@ -133,7 +137,7 @@ export async function runTraffic(
       traffic.slowestMs = Math.max(traffic.slowestMs, performance.now() - begun)
     }
   }
-  await Promise.all(Array.from({ length: callers }, caller))
+  Promise.all(Array.from({ length: callers }, caller)).then(() => ended.resolve(), ended.reject)
   return traffic
 }
 

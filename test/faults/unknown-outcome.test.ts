@@ -8,7 +8,12 @@ import {
 } from '@partywall/test-support'
 import type pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
-import { createVariantWorld, VARIANTS, type VariantWorld } from '../isolation/variant-world.ts'
+import {
+  createVariantWorld,
+  type PoolVariant,
+  VARIANTS,
+  type VariantWorld,
+} from '../isolation/variant-world.ts'
 import { expectNominal, outcomeOf, within } from './fault-fixture.ts'
 
 let world: VariantWorld
@@ -114,7 +119,8 @@ const CUTS: Record<string, Cut> = {
   },
 }
 
-describe.each(Object.values(VARIANTS))(
+const { schema, pipelined, row } = VARIANTS
+describe.each<PoolVariant>([schema, pipelined, row])(
   'F5 $name: a write whose outcome is not known',
   (variant) => {
     beforeAll(async () => {
@@ -127,14 +133,19 @@ describe.each(Object.values(VARIANTS))(
     })
     beforeEach(() => world.clearLogs())
 
-    const cases = variant.poolSizes.flatMap((max) =>
-      Object.keys(CUTS).flatMap((cut) => Object.keys(WRITES).map((way) => ({ max, cut, way }))),
+    // Who is silent, and whose end is orderly, makes a difference to the driver alone.
+    const cuts = Object.keys(CUTS).filter(
+      (cut) => variant === schema || !/silence|orderly|its end/.test(cut),
     )
+    const max = Math.max(...variant.poolSizes)
+    const cases = cuts.flatMap((cut) => Object.keys(WRITES).map((way) => ({ max, cut, way })))
+    // Without it silence has no end; together with pipelineDepth it is refused.
+    const patience = variant === schema ? { query_timeout: 300 } : {}
     it.each(cases)(
       'F5 pool of $max: $way: $cut: an error, and never twice',
       async ({ max, cut, way }) => {
         const [acme] = world.tenants
-        const pool = world.openPool({ max, connectionString: proxy.url, query_timeout: 150 })
+        const pool = world.openPool({ max, connectionString: proxy.url, ...patience })
         onTestFinished(() => void pool.end())
         const write = WRITES[way] as (typeof WRITES)[string]
         const { saved, hook } = CUTS[cut] as Cut

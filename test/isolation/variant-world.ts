@@ -14,6 +14,8 @@ import pg from 'pg'
 export interface PoolVariant {
   readonly name: string
   readonly options: TenantPoolOptions
+  /** How the rows of its tenants are kept apart. @defaultValue `'schema'` */
+  readonly isolation?: 'schema' | 'row'
   /** Sizes of the pools that it is tried with. One connection shows most, because the next tenant gets what the last one left; more of them show what only happens side by side. */
   readonly poolSizes: readonly number[]
 }
@@ -26,7 +28,14 @@ export const VARIANTS = {
     options: { preparedStatements: 'off' },
     poolSizes: [1],
   },
+  limits: {
+    name: 'schemas, limits of time',
+    options: { statementTimeoutMs: 20_000, lockTimeoutMs: 10_000 },
+    poolSizes: [1],
+  },
+  pipelined: { name: 'schemas, pipelined', options: { pipelineDepth: 8 }, poolSizes: [1, 4] },
   role: { name: 'a role for each tenant', options: { role: 'per-tenant' }, poolSizes: [1] },
+  row: { name: 'rows', isolation: 'row', options: {}, poolSizes: [1] },
 } as const satisfies Record<string, PoolVariant>
 
 /** What the server says about the session while a statement of a tenant runs. */
@@ -61,8 +70,8 @@ export interface VariantWorld extends AsyncDisposable {
   /** The connection string of the pools. */
   readonly url: string
   readonly tenants: readonly [acme: string, globex: string, zeta: string]
-  /** A tenant with a record and without a place. */
-  readonly homeless: string
+  /** A tenant with a record and without a place; where rows of all stand in one, there is none. */
+  readonly homeless: string | undefined
   /** What `connection:destroyed` told, oldest first. */
   readonly destroyed: { readonly tenantId: string | undefined; readonly reason: string }[]
   /** Opens a pool that is closed with the world. */
@@ -72,6 +81,8 @@ export interface VariantWorld extends AsyncDisposable {
   /** The rows of `item` that a tenant must see. */
   itemsOf(tenantId: string): { id: number; owner: string }[]
   viewOf(tenantId: string): View
+  /** A table of a tenant, or the one that it shares with others, for SQL from outside. */
+  tableOf(tenantId: string, table: 'item' | 'log'): string
   /** All rows of all tables `log`. */
   logs(): Promise<LogRow[]>
   clearLogs(): Promise<void>
@@ -88,48 +99,82 @@ const PROBE = `create schema probe; grant usage on schema probe to public;
   create function probe.cancel_me() returns text language plpgsql security definer as $$ begin
     perform pg_catalog.pg_cancel_backend(pg_catalog.pg_backend_pid()); perform pg_catalog.pg_sleep(10); return 'survived'; end $$`
 
-/** `strangers` keeps notes in a temporary table, as functions of real applications do, and counts those of others in it. */
-function tablesOf(tenantId: string, count: number): string {
-  return `create table "${tenantId}".item (id int primary key, owner text not null);
-    insert into "${tenantId}".item select n, 'canary:${tenantId}:' || n from generate_series(1, ${count}) n;
-    create table "${tenantId}".log (unit text not null, owner text not null);
-    create function "${tenantId}".strangers(who text) returns int language plpgsql as $$ begin
+/**
+ * What every tenant has, in a schema. `strangers` keeps notes in a temporary table, as functions of real applications do, and counts those of others in it.
+ *
+ * @param own - columns, behind all others, that say whose a row is.
+ */
+function tablesIn(schema: string, own = ''): string {
+  return `create table "${schema}".item (id int not null, owner text not null${own});
+    create table "${schema}".log (unit text not null, owner text not null${own});
+    create function "${schema}".strangers(who text) returns int language plpgsql as $$ begin
       create temp table if not exists scratch (owner text); insert into scratch values (who);
-      return (select count(*) from scratch where owner <> who); end $$`
+      return (select count(*) from scratch where owner <> who); end $$;`
+}
+const itemsSql = (schema: string, tenantId: string, count: number, own = ''): string =>
+  `insert into "${schema}".item select n, 'canary:${tenantId}:' || n${own} from generate_series(1, ${count}) n;`
+
+/** The tables of all tenants in one schema, and a role that row security holds for. */
+function rowSql(role: string): string {
+  const policies = ['item', 'log'].map(
+    (
+      table,
+    ) => `alter table ${table} enable row level security; alter table ${table} force row level security;
+      create policy own on ${table} using (tenant_id = nullif(current_setting('app.tenant_id', true), '')) with check (tenant_id = nullif(current_setting('app.tenant_id', true), ''));
+      grant select, insert, update, delete on ${table} to ${role};`,
+  )
+  return `${tablesIn('public', ", tenant_id text not null default current_setting('app.tenant_id')")}
+    create role ${role} login password 'secret'; ${policies.join('')}`
 }
 
 /** @param server - another server than the one of the run. */
 export async function createVariantWorld(
-  { options: variant }: PoolVariant,
+  { options: variant, isolation = 'schema' }: PoolVariant,
   server?: string,
 ): Promise<VariantWorld> {
   const db = await createTestDatabase(server)
   const salt = randomBytes(4).toString('hex')
   const tenants = [`acme-${salt}`, `globex-${salt}`, `zeta-${salt}`] as const
-  const homeless = `nowhere-${salt}`
+  const byRow = isolation === 'row'
+  const homeless = byRow ? undefined : `nowhere-${salt}`
   const countOf = (tenantId: string): number => COUNTS[tenants.indexOf(tenantId as never)] ?? 0
   const perRole = variant.role === 'per-tenant'
-  const gate = `gate_${salt}`
+  /** Who the pool logs in as; the superuser of the test otherwise. */
+  const login = perRole || byRow ? `login_${salt}` : undefined
   const owner = new pg.Pool({ connectionString: db.url, max: 1 })
   owner.on('error', () => undefined)
   await owner.query(PROBE)
-  if (perRole) await createGateRole(owner, { name: gate, password: 'secret' })
+  if (perRole && login !== undefined)
+    await createGateRole(owner, { name: login, password: 'secret' })
+  if (byRow && login !== undefined) await owner.query(rowSql(login))
   for (const id of tenants) {
+    if (byRow) {
+      await owner.query(itemsSql('public', id, countOf(id), `, '${id}'`))
+      continue
+    }
     const tenant = createTenant({ id })
     await createTenantSchema(owner, tenant)
-    await owner.query(tablesOf(id, countOf(id)))
-    if (perRole) await createTenantRole(owner, tenant, { gate })
+    await owner.query(tablesIn(id) + itemsSql(id, id, countOf(id)))
+    if (perRole && login !== undefined) await createTenantRole(owner, tenant, { gate: login })
   }
   const tenancy = createTenancy({
-    store: memoryTenantStore([...tenants, homeless].map((id) => ({ id }))),
+    store: memoryTenantStore(
+      [...tenants, homeless].flatMap((id) => (id === undefined ? [] : [{ id, isolation }])),
+    ),
   })
   const destroyed: { tenantId: string | undefined; reason: string }[] = []
   tenancy.events.on('connection:destroyed', ({ tenant, reason }) => {
     destroyed.push({ tenantId: tenant?.id, reason })
   })
-  const url = perRole
-    ? Object.assign(new URL(db.url), { username: gate, password: 'secret' }).href
-    : db.url
+  const url =
+    login === undefined
+      ? db.url
+      : Object.assign(new URL(db.url), { username: login, password: 'secret' }).href
+  const { statementTimeoutMs, lockTimeoutMs } = variant
+  const seconds = (limit: unknown): string =>
+    typeof limit === 'number' ? `${limit / 1_000}s` : '0'
+  const tableOf = (tenantId: string, table: string): string =>
+    `"${byRow ? 'public' : tenantId}".${table}`
   const pools: TenantPool[] = []
   return {
     db,
@@ -158,19 +203,22 @@ export async function createVariantWorld(
         owner: canary(tenantId, index + 1),
       })),
     viewOf: (tenantId) => ({
-      schema: tenantId,
-      path: `"${tenantId}", "public", pg_temp`,
-      who: perRole ? `tenant-${tenantId}` : new URL(db.url).username,
-      tenant: '',
-      statement_timeout: '0',
-      lock_timeout: '0',
+      schema: byRow ? 'public' : tenantId,
+      path: byRow ? '"public", pg_temp' : `"${tenantId}", "public", pg_temp`,
+      who: perRole ? `tenant-${tenantId}` : (login ?? new URL(db.url).username),
+      tenant: byRow ? tenantId : '',
+      statement_timeout: seconds(statementTimeoutMs),
+      lock_timeout: seconds(lockTimeoutMs),
     }),
+    tableOf,
     async logs() {
-      const places = tenants.map((id) => `select '${id}' as place, unit, owner from "${id}".log`)
+      const places = byRow
+        ? ['select tenant_id as place, unit, owner from public.log']
+        : tenants.map((id) => `select '${id}' as place, unit, owner from ${tableOf(id, 'log')}`)
       return (await db.query<LogRow>(`${places.join(' union all ')} order by 1, 2`)).rows
     },
     async clearLogs() {
-      await db.query(`truncate ${tenants.map((id) => `"${id}".log`).join(', ')}`)
+      await db.query(`truncate ${[...new Set(tenants.map((id) => tableOf(id, 'log')))].join(', ')}`)
     },
     async [Symbol.asyncDispose]() {
       // A client that a test keeps on purpose would hold end() back for ever; the database is dropped under it.
@@ -182,8 +230,8 @@ export async function createVariantWorld(
           setTimeout(resolve, 500)
         }),
       ])
-      const roles = perRole ? [...tenants.map((id) => `"tenant-${id}"`), gate] : []
-      for (const role of roles)
+      const roles = perRole ? tenants.map((id) => `"tenant-${id}"`) : []
+      for (const role of login === undefined ? roles : [...roles, login])
         await owner.query(`drop owned by ${role} cascade; drop role ${role}`)
       await owner.end()
       await db[Symbol.asyncDispose]()
