@@ -399,6 +399,11 @@ export class TenantPool extends pg.Pool {
       this.#run(connect, opened, config, values, (error, result) =>
         error ? reject(error) : resolve(result),
       )
+    }).catch((error: unknown) => {
+      // As pg does: from here the stack leads to who awaits, and not to the socket. What a caller aborted with is its own.
+      if (error instanceof Error && error !== signalOf(config)?.reason)
+        Error.captureStackTrace(error)
+      throw error
     })
   }
 
