@@ -44,7 +44,8 @@ export interface UnsafeSessionOptions {
   readonly reason: string
 }
 
-/** What `TenantPool` adds to the signatures of `pg.Pool`. */
+/** What `TenantPool` adds to the signatures of `pg.Pool`: its constructor sets both, so that they work without `this`. */
+// oxlint-disable-next-line typescript/no-unsafe-declaration-merging -- both members are there, see the constructor
 export interface TenantPool {
   query: pg.Pool['query'] & AbortableQuery
   connect(): Promise<TenantPoolClient>
@@ -66,6 +67,7 @@ export interface TenantPool {
  *
  * Whoever hands the pool to a library gets what `pg.Pool` gives: promises and callbacks, cursors, streams, COPY, transactions, events.
  */
+// oxlint-disable-next-line typescript/no-unsafe-declaration-merging -- see the interface
 export class TenantPool extends pg.Pool {
   readonly #tenancy: Tenancy
   readonly #prefixes: TenantPrefixes
