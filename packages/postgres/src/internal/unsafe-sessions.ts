@@ -1,4 +1,4 @@
-import { setImmediate } from 'node:timers/promises'
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
 import { type Tenancy, TenancyError, type TenantScope } from '@partywall/core'
 import type pg from 'pg'
 import { TenantClient } from '../tenant-client.ts'
@@ -176,7 +176,8 @@ class UnsafeSession {
     const client = this.#client
     this.#revoke()
     // A server that is at work would go on for as long as it takes, without a client.
-    if (!client.settled) await client.cancelStatement()
+    if (!client.settled)
+      await Promise.race([client.cancelStatement(), sleep(GOODBYE_MS, undefined, { ref: false })])
     const timer = setTimeout(() => client.connection.stream.destroy(), GOODBYE_MS)
     await client.end().catch(() => undefined)
     clearTimeout(timer)
