@@ -67,7 +67,6 @@ export interface TenantPool {
  *
  * Whoever hands the pool to a library gets what `pg.Pool` gives: promises and callbacks, cursors, streams, COPY, transactions, events.
  */
-// oxlint-disable-next-line typescript/no-unsafe-declaration-merging -- see the interface
 export class TenantPool extends pg.Pool {
   readonly #tenancy: Tenancy
   readonly #prefixes: TenantPrefixes
