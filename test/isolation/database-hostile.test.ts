@@ -2,7 +2,6 @@ import type { TenantPool } from '@partywall/postgres'
 import { CopyIn, canary, eventually } from '@partywall/test-support'
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { CopyIn } from './copy-in.ts'
 import {
   backendOf,
   COUNTS,

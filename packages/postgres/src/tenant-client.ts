@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { TenancyError, type Tenant } from '@partywall/core'
 import pg from 'pg'
 import { requestCancel } from './internal/cancel-request.ts'
@@ -125,31 +126,30 @@ export class TenantClient extends pg.Client {
    * @param query - the one that is meant, where the client may be at another by now.
    */
   async cancelStatement(query = this.#activeQuery): Promise<boolean> {
-    if (
-      query === undefined ||
-      this.#activeQuery !== query ||
-      !this.#connection.underWay ||
-      !this.usable
-    )
-      return true
     const { processID, secretKey, connection } = this as unknown as {
       readonly processID: number
       readonly secretKey: number
       readonly connection: { readonly ssl: unknown; readonly sslNegotiation?: string }
     }
-    const request = this.#outside(() =>
-      requestCancel({
-        host: this.host,
-        port: this.port,
-        processId: processID,
-        secretKey,
-        ssl: connection.ssl,
-        sslNegotiation: connection.sslNegotiation,
-        stream: this.#makeStream,
-      }),
-    )
-    this.#connection.holdReady(request)
-    return request
+    // A request may overtake its statement, and a session that is idle still ignores it: it is repeated until there is an answer.
+    for (let pauseMs = 20; ; pauseMs = Math.min(2 * pauseMs, 1000)) {
+      if (query === undefined || this.#activeQuery !== query) return true
+      if (!this.#connection.underWay || !this.usable) return true
+      const request = this.#outside(() =>
+        requestCancel({
+          host: this.host,
+          port: this.port,
+          processId: processID,
+          secretKey,
+          ssl: connection.ssl,
+          sslNegotiation: connection.sslNegotiation,
+          stream: this.#makeStream,
+        }),
+      )
+      this.#connection.holdReady(request)
+      if (!(await request)) return false
+      await sleep(pauseMs, undefined, { ref: false })
+    }
   }
 
   /** @internal Runs the pool's `onConnect`, which may talk without a tenant: the connection belongs to nobody yet. */

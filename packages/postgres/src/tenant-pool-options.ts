@@ -36,7 +36,7 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
   readonly lockTimeoutMs?: TenantTimeout | undefined
   /** Connections that one tenant has at a time; its further callers wait for one of its own. @defaultValue one less than `max`, and at least 1: something is always left for the others */
   readonly maxPerTenant?: number | undefined
-  /** How long a caller waits for a connection, in milliseconds, before `ERR_TENANCY_POOL_EXHAUSTED`. @defaultValue `'never'`: no limit */
+  /** How long a caller waits for a connection, in milliseconds, before `ERR_TENANCY_POOL_EXHAUSTED`. @defaultValue `connectionTimeoutMillis` where it is set, else `'never'`: no limit */
   readonly checkoutTimeoutMs?: number | 'never' | undefined
   /**
    * Tenants that one connection serves before it is replaced: the memory of a server process grows with every tenant whose tables it has touched, by about 0.2 MB for twelve tables, and does not shrink.
@@ -116,7 +116,7 @@ export function resolveTenantPoolOptions(
     preparedStatements = 256,
     role = 'none',
     maxPerTenant = Math.max(1, (options.max ?? 10) - 1),
-    checkoutTimeoutMs = 'never',
+    checkoutTimeoutMs = options.connectionTimeoutMillis || 'never',
     maxTenantsPerConnection = 500,
     pipelineDepth = 'off',
     rowSchema = 'public',

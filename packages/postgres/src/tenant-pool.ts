@@ -9,7 +9,7 @@ import { channelName } from './internal/channel-name.ts'
 import type { TenantPoolClient } from './internal/client-handle.ts'
 import { createClientHandle } from './internal/client-handle.ts'
 import { type DatabaseCounts, DatabasePools } from './internal/database-pools.ts'
-import { targetOf } from './internal/database-target.ts'
+import { type DatabaseTarget, targetOf } from './internal/database-target.ts'
 import { foreignSchemaError } from './internal/foreign-schema.ts'
 import { Lanes } from './internal/lanes.ts'
 import { isSubmittable } from './internal/pg-internals.ts'
@@ -56,7 +56,8 @@ export interface UnsafeSessionOptions {
   readonly reason: string
 }
 
-/** What `TenantPool` adds to the signatures of `pg.Pool`. */
+/** What `TenantPool` adds to the signatures of `pg.Pool`: its constructor sets both, so that they work without `this`. */
+// oxlint-disable-next-line typescript/no-unsafe-declaration-merging -- both members are there, see the constructor
 export interface TenantPool {
   query: pg.Pool['query'] & AbortableQuery
   connect(): Promise<TenantPoolClient>
@@ -132,7 +133,6 @@ export class TenantPool extends pg.Pool {
     this.#direct = resolved.direct
     this.#unsafeSessions = new UnsafeSessions({
       tenancy,
-      config: resolved.direct ?? {},
       max: resolved.maxUnsafeSessions,
       checkoutTimeoutMs: resolved.checkoutTimeoutMs,
     })
@@ -330,7 +330,13 @@ export class TenantPool extends pg.Pool {
     listener: NotificationListener,
     options: ListenOptions = {},
   ): Promise<TenantSubscription> {
-    const { scope } = this.#openDirect('listen')
+    const { scope, prefix } = this.#openDirect('listen')
+    if (prefix.target?.cluster !== undefined || prefix.target?.database !== undefined)
+      throw new TenancyError(
+        'ERR_TENANCY_ISOLATION_UNSUPPORTED',
+        `Channels are of the pool's own database, and tenant ${scope.tenant.id} is in another one.`,
+        { tenantId: scope.tenant.id },
+      )
     this.#subscriptions ??= new TenantSubscriptions({
       tenancy: this.#tenancy,
       config: this.#directOrRefuse('listen', scope.tenant),
@@ -375,8 +381,11 @@ export class TenantPool extends pg.Pool {
   ): Promise<T> {
     if (typeof reason !== 'string' || reason.trim() === '')
       throw new TenancyError('ERR_TENANCY_OPTION_INVALID', 'unsafeSession needs a reason.')
-    const { scope } = this.#openDirect('unsafeSession')
-    return this.#unsafeSessions.run(scope, this.#prefixes.valuesFor(scope.tenant), this, reason, fn)
+    const { scope, prefix } = this.#openDirect('unsafeSession')
+    const { tenant } = scope
+    const values = this.#prefixes.valuesFor(tenant)
+    const settings = (): Promise<pg.PoolConfig> => this.#sessionSettings(prefix.target, tenant)
+    return this.#unsafeSessions.run(scope, settings, values, this, reason, fn)
   }
 
   /** The same as `end()`. */
@@ -389,6 +398,18 @@ export class TenantPool extends pg.Pool {
     if (opened instanceof TenancyError) throw opened
     this.#directOrRefuse(what, opened.scope.tenant)
     return opened
+  }
+
+  /** The settings of a session of a tenant's own, in whatever database the tenant is. */
+  async #sessionSettings(
+    target: DatabaseTarget | undefined,
+    tenant: Tenant,
+  ): Promise<pg.PoolConfig> {
+    const direct = this.#directOrRefuse('unsafeSession', tenant)
+    if (target === undefined) return direct
+    const { onConnect } = direct as { onConnect?: unknown }
+    const settings = await this.#databases.settingsFor(target, tenant)
+    return { ...settings, ...(onConnect === undefined ? {} : { onConnect }) } as pg.PoolConfig
   }
 
   #directOrRefuse(what: string, { id }: Tenant): pg.PoolConfig {
@@ -490,6 +511,11 @@ export class TenantPool extends pg.Pool {
       this.#run(connect, opened, config, values, (error, result) =>
         error ? reject(error) : resolve(result),
       )
+    }).catch((error: unknown) => {
+      // As pg does: from here the stack leads to who awaits, and not to the socket. What a caller aborted with is its own.
+      if (error instanceof Error && error !== signalOf(config)?.reason)
+        Error.captureStackTrace(error)
+      throw error
     })
   }
 

@@ -268,7 +268,7 @@ describe('refused', () => {
     })
     // Whatever changes the setting between the two statements, a pooler or a hook of the server: here, a function in front of set_config's.
     const meddled = open({
-      onConnect: async (client: pg.ClientBase) => {
+      onConnect: (client: pg.ClientBase) => {
         const { query } = client
         let statements = 0
         client.query = async function meddle(
@@ -284,7 +284,7 @@ describe('refused', () => {
           return result
         } as typeof client.query
       },
-    } as TenantPoolOptions)
+    })
     await as('acme', () =>
       expect(meddled.unsafeSession(() => ran++, REASON)).rejects.toMatchObject({
         code: 'ERR_TENANCY_SCOPE_FAILED',

@@ -308,11 +308,7 @@ export class DatabasePools {
     }
     let settings: DatabaseSettings
     try {
-      const config =
-        target.login === undefined
-          ? this.#configOf(server, target)
-          : await this.#configWithLogin(server, target, target.login, waiter.tenant)
-      settings = { config, generation }
+      settings = { config: await this.settingsFor(target, waiter.tenant), generation }
     } catch (error) {
       pool.reserved--
       const cause = TenancyError.is(error) ? error : credentialsUnavailable(waiter.tenant, error)
@@ -329,6 +325,14 @@ export class DatabasePools {
 
   #configOf({ cluster }: Server, { database }: DatabaseTarget): pg.ClientConfig {
     return database === undefined ? cluster.connection : { ...cluster.connection, database }
+  }
+
+  /** The settings of a connection to a target that is not one of the fleet. Rejects as a checkout does where there are none. */
+  async settingsFor(target: DatabaseTarget, tenant: Tenant): Promise<pg.ClientConfig> {
+    const server = this.#server(target.cluster, tenant)
+    return target.login === undefined
+      ? this.#configOf(server, target)
+      : this.#configWithLogin(server, target, target.login, tenant)
   }
 
   async #configWithLogin(

@@ -1,4 +1,4 @@
-import { setImmediate } from 'node:timers/promises'
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
 import { type Tenancy, TenancyError, type TenantScope } from '@partywall/core'
 import type pg from 'pg'
 import type { SchemaNames } from '../search-path.ts'
@@ -12,8 +12,6 @@ const GOODBYE_MS = 5000
 
 export interface UnsafeSessionsOptions {
   readonly tenancy: Tenancy
-  /** A connection to the server itself, past any pooler. */
-  readonly config: pg.PoolConfig
   /** Sessions at a time. */
   readonly max: number
   /** Who waits longer for its turn is told. */
@@ -32,18 +30,24 @@ export class UnsafeSessions {
     this.#options = options
   }
 
-  /** Opens a session, runs `fn` in it, and ends it, whatever happened. */
+  /**
+   * Opens a session, runs `fn` in it, and ends it, whatever happened.
+   *
+   * @param settings - of a connection to the server itself, past any pooler.
+   */
   async run<T>(
     scope: TenantScope,
+    settings: () => Promise<pg.PoolConfig> | pg.PoolConfig,
     values: ScopeValues,
     names: SchemaNames,
     reason: string,
     fn: (client: TenantPoolClient) => Promise<T> | T,
   ): Promise<T> {
-    const { tenancy, config } = this.#options
+    const { tenancy } = this.#options
     await this.#turn(scope)
-    const session = new UnsafeSession(tenancy, config, scope)
+    let session: UnsafeSession | undefined
     try {
+      session = new UnsafeSession(tenancy, await settings(), scope)
       tenancy.events.emit('isolation:bypassed', {
         door: 'pool.unsafeSession',
         from: scope,
@@ -52,8 +56,8 @@ export class UnsafeSessions {
       this.#sessions.add(session)
       return await session.run(values, names, fn)
     } finally {
-      await session.end()
-      this.#sessions.delete(session)
+      await session?.end()
+      if (session !== undefined) this.#sessions.delete(session)
       this.#active--
       const [next] = this.#waiting
       next?.start()
@@ -183,7 +187,8 @@ class UnsafeSession {
     const client = this.#client
     this.#revoke()
     // A server that is at work would go on for as long as it takes, without a client.
-    if (!client.settled) await client.cancelStatement()
+    if (!client.settled)
+      await Promise.race([client.cancelStatement(), sleep(GOODBYE_MS, undefined, { ref: false })])
     const timer = setTimeout(() => client.connection.stream.destroy(), GOODBYE_MS)
     await client.end().catch(() => undefined)
     clearTimeout(timer)
