@@ -40,7 +40,7 @@ export const ERRORS = {
   ERR_TENANCY_ENGINE_UNSUPPORTED: {
     status: 500,
     retryable: false,
-    hint: "engine: 'citus' needs Citus 12 or newer in this database, and its coordinator. See docs/guide/citus.md.",
+    hint: 'Install Citus 12 or newer in this database, and connect to its coordinator; see docs/guide/citus.md.',
   },
   ERR_TENANCY_FOREACH_FAILED: {
     status: 500,
