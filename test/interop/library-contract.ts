@@ -156,14 +156,14 @@ export function describeLibrary(
   use: (pool: TenantPool) => LibraryUse | Promise<LibraryUse>,
 ): void {
   describe.each(POOL_SIZES)('over a pool of %i', (max) => {
-    it('reads and transactions of three tenants at once stay with their tenants', async () => {
+    it('D15 reads and transactions of three tenants at once stay with their tenants', async () => {
       const world = getWorld()
       const pool = openPool(world, max)
       const library = await use(pool)
       for (let round = 0; round < 2; round++) await expectInterleaved(world, pool, library)
     })
 
-    it('outside of every tenant, in central work and without a schema nothing reaches a table', async () => {
+    it('D6 outside of every tenant, in central work and without a schema nothing reaches a table', async () => {
       const world = getWorld()
       const as = actAs(world)
       const pool = openPool(world, max)
