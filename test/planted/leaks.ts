@@ -413,8 +413,8 @@ export const plantedLeaks: readonly PlantedLeak[] = [
         file: `${ROWS}/expressions.ts`,
         find: `    const isRoles = tenantRoleGuard(text, CURRENT_USER)
     return {
-      sql: \`\${isTenants.sql} and nullif(\${isRoles.sql}, false) is not null\`,
-      printed: \`(\${isTenants.printed} AND (NULLIF(\${isRoles.printed}, false) IS NOT NULL))\`,
+      sql: \`\${isTenants.sql} and \${isRoles.sql}\`,
+      printed: \`(\${isTenants.printed} AND \${isRoles.printed})\`,
     }`,
         replace: `    const isRoles = tenantRoleGuard({ sql: SETTING, printed: PRINTED_SETTING }, CURRENT_USER)
     return equality(
