@@ -416,10 +416,9 @@ export const plantedLeaks: readonly PlantedLeak[] = [
       sql: \`\${isTenants.sql} and \${isRoles.sql}\`,
       printed: \`(\${isTenants.printed} AND \${isRoles.printed})\`,
     }`,
-        replace: `    const isRoles = tenantRoleGuard({ sql: SETTING, printed: PRINTED_SETTING }, CURRENT_USER)
-    return equality(
-      \`case when \${isRoles.sql} then \${value.sql} end\`,
-      \`\\nCASE\\n    WHEN \${isRoles.printed} THEN \${value.printed}\\n    ELSE NULL::text\\nEND\`,
+        replace: `    return equality(
+      \`case when current_user = 'tenant-' || \${SETTING} then \${value.sql} end\`,
+      \`\\nCASE\\n    WHEN (CURRENT_USER = ('tenant-'::text || \${PRINTED_SETTING})) THEN \${value.printed}\\n    ELSE NULL::text\\nEND\`,
     )`,
       },
     ],
