@@ -415,13 +415,12 @@ export const plantedLeaks: readonly PlantedLeak[] = [
         file: `${ROWS}/expressions.ts`,
         find: `    const isRoles = tenantRoleGuard(text, CURRENT_USER)
     return {
-      sql: \`\${isTenants.sql} and nullif(\${isRoles.sql}, false) is not null\`,
-      printed: \`(\${isTenants.printed} AND (NULLIF(\${isRoles.printed}, false) IS NOT NULL))\`,
+      sql: \`\${isTenants.sql} and \${isRoles.sql}\`,
+      printed: \`(\${isTenants.printed} AND \${isRoles.printed})\`,
     }`,
-        replace: `    const isRoles = tenantRoleGuard({ sql: SETTING, printed: PRINTED_SETTING }, CURRENT_USER)
-    return equality(
-      \`case when \${isRoles.sql} then \${value.sql} end\`,
-      \`\\nCASE\\n    WHEN \${isRoles.printed} THEN \${value.printed}\\n    ELSE NULL::text\\nEND\`,
+        replace: `    return equality(
+      \`case when current_user = 'tenant-' || \${SETTING} then \${value.sql} end\`,
+      \`\\nCASE\\n    WHEN (CURRENT_USER = ('tenant-'::text || \${PRINTED_SETTING})) THEN \${value.printed}\\n    ELSE NULL::text\\nEND\`,
     )`,
       },
     ],

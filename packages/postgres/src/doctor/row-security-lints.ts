@@ -1,5 +1,5 @@
 import { hasTenantSql, includesTenantSql, pairsTenantSql } from '../internal/tenant-keys.ts'
-import { REACHES_SQL, securityInvokerSql } from '../internal/view-reads.ts'
+import { securityInvokerSql, viewReadsSql } from '../internal/view-reads.ts'
 import type { Lint } from './lint.ts'
 
 type PolicyRow = { readonly table: string; readonly policy: string }
@@ -68,11 +68,11 @@ export const rowSecurityLints: readonly Lint[] = [
     title: 'A view reads a table with row policies as the owner of the view, not as whoever asks.',
     remedy:
       'alter view ... set (security_invoker = true); it takes Postgres 15. Before that, drop the view.',
-    sql: `with recursive ${REACHES_SQL}
+    sql: `with recursive ${viewReadsSql('secured')}
       select distinct v.oid::regclass::text as view, s.oid::regclass::text as table
-      from reaches
-      join secured s on s.oid = reaches.relation
-      join pg_catalog.pg_class v on v.oid = reaches.view and v.relkind = 'v'
+      from view_reads r
+      join secured s on s.oid = r.relation
+      join pg_catalog.pg_class v on v.oid = r.view and v.relkind = 'v'
       where not ${securityInvokerSql('v')}`,
     evidence: ({ view, table }: { readonly view: string; readonly table: string }) =>
       `${view} over ${table}`,
@@ -83,11 +83,11 @@ export const rowSecurityLints: readonly Lint[] = [
     title: 'A materialized view holds rows of a table with row policies, and has none itself.',
     remedy:
       'A materialized view cannot have policies: drop it, revoke it from the application, or fill a table with policies instead.',
-    sql: `with recursive ${REACHES_SQL}
+    sql: `with recursive ${viewReadsSql('secured')}
       select distinct v.oid::regclass::text as view, s.oid::regclass::text as table
-      from reaches
-      join secured s on s.oid = reaches.relation
-      join pg_catalog.pg_class v on v.oid = reaches.view and v.relkind = 'm'`,
+      from view_reads r
+      join secured s on s.oid = r.relation
+      join pg_catalog.pg_class v on v.oid = r.view and v.relkind = 'm'`,
     evidence: ({ view, table }: { readonly view: string; readonly table: string }) =>
       `${view} over ${table}`,
   },

@@ -1,19 +1,22 @@
 /**
- * Two members of a `with recursive`: which relation each view reads. A view depends on what it reads through its SELECT rule; of a view over a view, `reaches` also tells what the inner one reads.
+ * A member of a `with recursive`, `view_reads (relation, view)`: the views that read the given tables, also through other views. A view depends on what it reads through its SELECT rule. It goes up from the tables, by an index:
+ * where tenants are many, so are the views of the database.
+ *
+ * @param tables - the name of a relation with a column `oid`.
  */
-export const REACHES_SQL = `
-view_reads as (
-  select distinct rule.ev_class as view, d.refobjid as relation
-  from pg_catalog.pg_rewrite rule
-  join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = rule.oid
-    and d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid <> rule.ev_class
-  where rule.ev_type = '1'
-),
-reaches as (
-  select view, relation from view_reads
+export const viewReadsSql = (tables: string): string => `
+view_reads (relation, view) as (
+  select t.oid, rule.ev_class
+  from ${tables} t ${readersOf('t.oid')}
   union
-  select reaches.view, view_reads.relation from reaches join view_reads on view_reads.view = reaches.relation
+  select r.relation, rule.ev_class
+  from view_reads r ${readersOf('r.view')}
 )`
+
+function readersOf(relation: string): string {
+  return `join pg_catalog.pg_depend d on d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid = ${relation} and d.classid = 'pg_catalog.pg_rewrite'::regclass
+    join pg_catalog.pg_rewrite rule on rule.oid = d.objid and rule.ev_type = '1' and rule.ev_class <> ${relation}`
+}
 
 /** Whether a view, a row of `pg_class`, reads with the rights of whoever asks. */
 export const securityInvokerSql = (view: string): string =>

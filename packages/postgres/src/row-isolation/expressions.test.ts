@@ -92,6 +92,8 @@ describe('the role of a tenant in SQL', () => {
         // Were every id hashed, the tenant acme-<hash of acme> could pass as acme.
         ['acme', `tenant-acme-${cut.slice(-12)}`],
         ['acme', 'tenant-acm'],
+        ['acme', 'xxxxxxxacme'],
+        ['acme', 'TENANT-acme'],
         ['acme', 'acme'],
         [null, 'tenant-'],
         [`${long}z`, cut],
@@ -99,7 +101,7 @@ describe('the role of a tenant in SQL', () => {
         ['ACME', 'tenant-acme'],
         [`acme' or true --`, 'tenant-acme'],
       ]),
-    ).toEqual(Array(8).fill(false))
+    ).toEqual(Array(10).fill(false))
   })
 })
 

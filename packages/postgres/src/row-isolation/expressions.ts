@@ -55,8 +55,7 @@ export function tenantCheck(type: TenantType): Expression | undefined {
  * The first part is a plain equality, so that it is the condition of an index, keeps the order of the keys behind the tenant, and is estimated by the statistics of this tenant.
  *
  * The second part asks the row, and not the setting. Whatever compares role and setting, no row has a say in it, so that Postgres asks it once, or replaces the setting in it by what the caller writes
- * (`where tenant_id = current_setting(...)`): a statement that changes the setting while it runs has then been let in as one tenant, and reads as another (row D12, docs/design/row-policies.md). It is put as `is not null`,
- * which the planner takes to be true of nearly every row; of an equality with a function it would expect one row in two hundred.
+ * (`where tenant_id = current_setting(...)`): a statement that changes the setting while it runs has then been let in as one tenant, and reads as another (row D12, docs/design/row-policies.md).
  */
 export function tenantCondition(type: TenantType, role: RowIsolationRole): Expression {
   const value = tenantValue(type)
@@ -71,8 +70,8 @@ export function tenantCondition(type: TenantType, role: RowIsolationRole): Expre
     const isTenants = equality(value.sql, value.printed)
     const isRoles = tenantRoleGuard(text, CURRENT_USER)
     return {
-      sql: `${isTenants.sql} and nullif(${isRoles.sql}, false) is not null`,
-      printed: `(${isTenants.printed} AND (NULLIF(${isRoles.printed}, false) IS NOT NULL))`,
+      sql: `${isTenants.sql} and ${isRoles.sql}`,
+      printed: `(${isTenants.printed} AND ${isRoles.printed})`,
     }
   }
   if (isTextual(type)) return equality(value.sql, value.printed)
@@ -94,13 +93,15 @@ const CURRENT_USER: Expression = { sql: 'current_user', printed: 'CURRENT_USER' 
 
 /**
  * Whether `user` is the role of the tenant `id`, exactly as `physicalName('role', id)` makes it: `tenant-` and the id, or, where that is longer than 63 bytes, 50 of them, `-` and 12 digits of the id's SHA-256.
- * The first comparison cannot hold for a long id, because no role is that long. The hash is made for long ids alone.
+ *
+ * The tenant of a role with a short name is taken from it once for each statement, as a sub-select; a row then costs one comparison. A long id needs its hash, for each row. It is put as `is not null`, which the planner takes
+ * to be true of nearly every row; of an equality with a function it would expect one row in two hundred.
  */
 export function tenantRoleGuard(id: Expression, user: Expression): Expression {
-  const name = { sql: `'tenant-' || ${id.sql}`, printed: `('tenant-'::text || ${id.printed})` }
+  const long = { sql: `'tenant-' || ${id.sql}`, printed: `('tenant-'::text || ${id.printed})` }
   return {
-    sql: `${user.sql} = ${name.sql} or length(${id.sql}) > 56 and ${user.sql} = left(${name.sql}, 50) || '-' || left(encode(sha256(convert_to(${id.sql}, 'UTF8')), 'hex'), 12)`,
-    printed: `((${user.printed} = ${name.printed}) OR ((length(${id.printed}) > 56) AND (${user.printed} = (("left"(${name.printed}, 50) || '-'::text) || "left"(encode(sha256(convert_to(${id.printed}, 'UTF8'::name)), 'hex'::text), 12)))))`,
+    sql: `case when ${id.sql} = (select substring(${user.sql} from '^tenant-(.*)$')) then true when length(${id.sql}) > 56 and ${user.sql} = left(${long.sql}, 50) || '-' || left(encode(sha256(convert_to(${id.sql}, 'UTF8')), 'hex'), 12) then true end is not null`,
+    printed: `(\nCASE\n    WHEN (${id.printed} = ( SELECT "substring"((${user.printed})::text, '^tenant-(.*)$'::text) AS "substring")) THEN true\n    WHEN ((length(${id.printed}) > 56) AND (${user.printed} = (("left"(${long.printed}, 50) || '-'::text) || "left"(encode(sha256(convert_to(${id.printed}, 'UTF8'::name)), 'hex'::text), 12)))) THEN true\n    ELSE NULL::boolean\nEND IS NOT NULL)`,
   }
 }
 

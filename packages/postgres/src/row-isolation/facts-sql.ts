@@ -1,5 +1,5 @@
 import { hasTenantSql, includesTenantSql, pairsTenantSql } from '../internal/tenant-keys.ts'
-import { REACHES_SQL, securityInvokerSql } from '../internal/view-reads.ts'
+import { securityInvokerSql, viewReadsSql } from '../internal/view-reads.ts'
 import { TENANT_CHECK, TENANT_COLUMN } from './expressions.ts'
 
 const object = (members: Readonly<Record<string, string>>): string =>
@@ -180,7 +180,7 @@ relation as (
   select c.* from pg_class c join own on c.relnamespace = own.oid
   where c.relkind in ('r', 'p', 'f', 'm')
     and not exists (select from pg_depend e where e.classid = 'pg_class'::regclass and e.objid = c.oid and e.deptype = 'e')
-), ${REACHES_SQL}
+), ${viewReadsSql('relation')}
 select ${object({
   schemaSql: 'quote_ident(own.nspname)',
   version: "current_setting('server_version_num')::int",
@@ -212,12 +212,10 @@ select ${object({
       inside: 'n.oid = own.oid',
       materialized: "v.relkind = 'm'",
       invoker: securityInvokerSql('v'),
-      reads:
-        '(select jsonb_agg(distinct r.relation) from reaches r where r.view = v.oid and r.relation in (select oid from relation))',
+      reads: '(select jsonb_agg(distinct r.relation) from view_reads r where r.view = v.oid)',
     }),
     'n.nspname collate "C", v.relname collate "C"',
-    `pg_class v join pg_namespace n on n.oid = v.relnamespace
-      where v.relkind in ('v', 'm') and exists (select from reaches r where r.view = v.oid and r.relation in (select oid from relation))`,
+    "pg_class v join pg_namespace n on n.oid = v.relnamespace where v.oid in (select view from view_reads) and v.relkind in ('v', 'm')",
   ),
   rules: list(
     `jsonb_build_object('name', format('%I on %s', rule.rulename, rule.ev_class::regclass), 'relations', (
