@@ -1,8 +1,7 @@
 import type { TenantPool } from '@partywall/postgres'
-import { canary, eventually } from '@partywall/test-support'
+import { CopyIn, canary, eventually } from '@partywall/test-support'
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { CopyIn } from './copy-in.ts'
 import {
   backendOf,
   COUNTS,
@@ -377,13 +376,17 @@ describe('the caller stays in its own tenant', () => {
         await as(id, async () => {
           const client = await pool.connect()
           if (how !== 'in autocommit') await client.query('begin')
-          const copy = new CopyIn('copy log from stdin', `c\tcanary:${id}:c\n`)
-          client.query(copy as never)
-          expect(await copy.done.promise).toBe('COPY 1')
+          const copy = client.query(new CopyIn('copy log from stdin'))
+          await copy.begun
+          copy.write(`c\tcanary:${id}:c\n`)
+          copy.end()
+          expect(await copy.done).toBe('COPY 1')
           if (how !== 'in autocommit') await client.query('commit')
-          const broken = new CopyIn('copy log from stdin', 'no tab\n')
-          client.query(broken as never)
-          await expect(broken.done.promise).rejects.toMatchObject({ code: '22P04' })
+          const broken = client.query(new CopyIn('copy log from stdin'))
+          await broken.begun
+          broken.write('no tab\n')
+          broken.end()
+          await expect(broken.done).rejects.toMatchObject({ code: '22P04' })
           client.release()
         })
       for (const id of ['acme', 'globex'])

@@ -7,7 +7,7 @@ import {
 } from '@partywall/postgres'
 import { canary, eventually } from '@partywall/test-support'
 import pg from 'pg'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { createFleetWorld, type FleetWorld } from './fleet-fixture.ts'
 
 /** Each tenant has a schema, a role and a login; the gate may become both. Ids are the same everywhere. */
@@ -171,8 +171,11 @@ describe('logins', () => {
       broken = () => answer as never
       await fails({ code: 'ERR_TENANCY_OPTION_INVALID', tenantId: acme })
     }
+    // What pg takes for a missing password would be looked up in the environment, and let somebody in.
+    vi.stubEnv('PGPASSWORD', `secret of ${acme}`)
     broken = () => ({ password: '' }) as never
     await fails({ code, cause: { message: expect.stringMatching(/password/) } })
+    vi.unstubAllEnvs()
     broken = undefined
     expect((await as(acme, () => pool.query('select 1 as one'))).rows).toEqual([{ one: 1 }])
     await pool.end()

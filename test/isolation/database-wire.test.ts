@@ -1,5 +1,5 @@
 import type { TenantPool } from '@partywall/postgres'
-import { canary } from '@partywall/test-support'
+import { canary, createFaultProxy, type FaultProxy } from '@partywall/test-support'
 import { Kysely, PostgresDialect } from 'kysely'
 import type pg from 'pg'
 import Cursor from 'pg-cursor'
@@ -12,11 +12,10 @@ import {
   type TenantDatabase,
   type TenantId,
 } from './database-fixture.ts'
-import { createWireProxy, type WireProxy } from './wire-proxy.ts'
 
 /** What goes over the wire, message by message (PostgreSQL manual, 53.7): P Parse, B Bind, D Describe, E Execute, S Sync, Q Query, C Close, H Flush. */
 let world: TenantDatabase
-let proxy: WireProxy
+let proxy: FaultProxy
 let pool: TenantPool
 const TENANTS: TenantId[] = ['acme', 'globex']
 const as = <T>(tenantId: string, fn: () => Promise<T> | T): Promise<T> =>
@@ -24,7 +23,7 @@ const as = <T>(tenantId: string, fn: () => Promise<T> | T): Promise<T> =>
 
 beforeAll(async () => {
   world = await createTenantDatabase()
-  proxy = await createWireProxy(world.db.url)
+  proxy = await createFaultProxy(world.db.url, { record: true })
 })
 afterAll(async () => {
   await world[Symbol.asyncDispose]()
@@ -221,7 +220,7 @@ describe('what must not be sent', () => {
       as('acme', () =>
         pool.transaction(async (query) => {
           await query("insert into log values ('cut', 'canary:acme:cut')")
-          proxy.cut()
+          proxy.end('close')
           await query('select 1')
         }),
       ),

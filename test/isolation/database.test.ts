@@ -6,7 +6,13 @@ import {
   migrateTenant,
   type TenantPool,
 } from '@partywall/postgres'
-import { canary, eventually, foreignCanaries, seededRandom } from '@partywall/test-support'
+import {
+  canary,
+  createFaultProxy,
+  eventually,
+  foreignCanaries,
+  seededRandom,
+} from '@partywall/test-support'
 import { Kysely, PostgresDialect, sql } from 'kysely'
 import pg from 'pg'
 import Cursor from 'pg-cursor'
@@ -21,7 +27,6 @@ import {
   type TenantDatabase,
   type TenantId,
 } from './database-fixture.ts'
-import { createWireProxy } from './wire-proxy.ts'
 
 interface Schema {
   item: { id: number; owner: string }
@@ -368,7 +373,8 @@ describe.each(POOL_SIZES)('D2 pool of %i: a tenant that cannot be entered', (max
     })
 
     it(`D2 query_timeout while entering: the connection of ${way} goes to nobody`, async () => {
-      const pool = open(max, { query_timeout: 150 })
+      // Long enough for every other statement of a busy machine.
+      const pool = open(max, { query_timeout: 1_500 })
       await warm(pool)
       let pid = 0
       await withLockedSchemas(async (admin) => {
@@ -821,7 +827,7 @@ describe('D6 no way around the tenant', () => {
   it.each(Object.entries(WAYS))(
     'D6 %s outside of a tenant and in central work: refused, and not a byte is sent',
     async (_name, send) => {
-      await using proxy = await createWireProxy(world.db.url)
+      await using proxy = await createFaultProxy(world.db.url)
       const pool = open(2, { connectionString: proxy.url })
       const refused = async (): Promise<void> => {
         expect(await codeOf(send(pool))).toBe('ERR_TENANCY_CONTEXT_MISSING')
@@ -859,7 +865,7 @@ describe('D6 no way around the tenant', () => {
   })
 
   it('D6 clients that pool events hand out do not talk, whether idle or lent to a tenant', async () => {
-    await using proxy = await createWireProxy(world.db.url)
+    await using proxy = await createFaultProxy(world.db.url)
     const pool = open(1, { connectionString: proxy.url })
     const raw = new Map<string, pg.ClientBase>()
     const refusals: Promise<unknown>[] = []

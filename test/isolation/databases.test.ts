@@ -4,6 +4,7 @@ import {
   createMigration,
   createTenantDatabase,
   createTenantSchema,
+  doctor,
   fingerprintSchema,
   migrateTenant,
   schemaOf,
@@ -42,25 +43,39 @@ const idsOf = (kind: Kind): string[] => ids.filter((id) => id.startsWith(`${kind
 const countOf = (id: string): number => 1 + (ids.indexOf(id) % 7)
 const as = <T>(id: string, fn: () => Promise<T> | T): Promise<T> => world.as(id, fn)
 
+/** Two tenants whose databases and schemas are called the same, on two servers. */
+const twins = (salt: string) =>
+  ['home', 'west'].map((place) => ({
+    id: `twin-${place}`,
+    isolation: 'schema' as const,
+    placement: {
+      ...(place === 'west' ? { cluster: 'west' } : {}),
+      database: `twin_${salt}`,
+      schema: 'twin',
+    },
+  }))
+
 beforeAll(async () => {
   west = await startOtherServer()
   world = await createFleetWorld((salt) =>
-    Object.entries(KINDS).flatMap(([kind, count]) =>
-      Array.from({ length: count }, (_, n) => {
-        const id = `${kind}-0${n}-${salt}`
-        ids.push(id)
-        const cluster = kind.startsWith('west') ? { cluster: 'west' } : {}
-        return {
-          id,
-          isolation: kind.endsWith('database')
-            ? ('database' as const)
-            : kind === 'row'
-              ? ('row' as const)
-              : ('schema' as const),
-          placement: cluster,
-        }
-      }),
-    ),
+    Object.entries(KINDS)
+      .flatMap(([kind, count]) =>
+        Array.from({ length: count }, (_, n) => {
+          const id = `${kind}-0${n}-${salt}`
+          ids.push(id)
+          const cluster = kind.startsWith('west') ? { cluster: 'west' } : {}
+          return {
+            id,
+            isolation: kind.endsWith('database')
+              ? ('database' as const)
+              : kind === 'row'
+                ? ('row' as const)
+                : ('schema' as const),
+            placement: cluster,
+          }
+        }),
+      )
+      .concat(twins(salt)),
   )
   const { home, login } = world
   await west.query(`create role "${login}" login password 'secret'`)
@@ -77,6 +92,10 @@ beforeAll(async () => {
        )
        .join('\n')}`,
   )
+  await world.createDatabase(`twin_${world.salt}`)
+  await world.inDatabase(`twin_${world.salt}`, itemSql('twin', 'twin-home', 1, login))
+  await west.query(`create database twin_${world.salt}`)
+  await west.query(itemSql('twin', 'twin-west', 1, login), `twin_${world.salt}`)
   const setUp = openPool({ central: { connectionString: home.url } })
   for (const id of ids) {
     const tenant = world.tenant(id)
@@ -349,6 +368,14 @@ describe('what a TenantPool gives, in other databases', () => {
     })
   })
 
+  it('two databases of one name on two servers are two', async () => {
+    for (let n = 0; n < 3; n++)
+      for (const id of ['twin-home', 'twin-west']) {
+        const { rows } = await as(id, () => pool.query('select id, owner from item'))
+        expect(rows).toEqual(itemsOf(id, 1))
+      }
+  })
+
   it('two tenants of one database do not read each other, and a schema that vanished is told', async () => {
     const [first, second] = idsOf('west-schema') as [string, string]
     const before = await as(first, () => pool.query('select pg_backend_pid() as pid'))
@@ -434,6 +461,7 @@ describe('what a TenantPool gives, in other databases', () => {
     expect((await client.query('select 1 as one')).rows).toEqual([{ one: 1 }])
     client.release()
     await ended
+    expect(ending.databaseCounts).toEqual({ databases: 0, total: 0, idle: 0, waiting: 0 })
     expect(await world.backends(`ending-${world.salt}`)).toBe(0)
     await expect(as(a, () => ending.query('select 1'))).rejects.toMatchObject({
       code: 'ERR_TENANCY_CLOSED',
@@ -444,7 +472,7 @@ describe('what a TenantPool gives, in other databases', () => {
     const short = openPool({
       max: 2,
       maxPerTenant: 1,
-      checkoutTimeoutMs: 50,
+      checkoutTimeoutMs: 500,
       databases: { maxConnections: 1 },
     })
     const [a, b] = idsOf('database') as [string, string]
@@ -486,6 +514,22 @@ describe('tools', () => {
     }
     // Grants by the login's name: both servers have it.
     expect(prints.size).toBe(1)
+    await pool.end()
+  })
+
+  it('doctor compares the schemas of those tenants whose records name the place', async () => {
+    const pool = openPool()
+    const unmarked = async (place?: { cluster: string }): Promise<readonly string[]> => {
+      const { tenancy } = world
+      const { findings } = await doctor(pool.centralOf('west'), { tenancy, place })
+      const found = findings.find(({ code }) => code === 'PARTYWALL_TENANT_SCHEMA_UNMARKED')
+      return found?.evidence ?? []
+    }
+    // Made by hand, each of them but the one that the migrations above have marked.
+    const evidence = (await unmarked({ cluster: 'west' })).join()
+    for (const id of idsOf('west-schema').filter((_, n) => n !== 1)) expect(evidence).toContain(id)
+    // Those of the pool's own database are not here, and nobody says so of these.
+    expect(await unmarked()).toEqual([])
     await pool.end()
   })
 

@@ -1,6 +1,7 @@
 import type { TenantPool } from '@partywall/postgres'
 import { assertPooler, probePooler } from '@partywall/postgres'
 import {
+  CopyIn,
   canary,
   foreignCanaries,
   type SeededRandom,
@@ -10,7 +11,6 @@ import {
 import pg from 'pg'
 import Cursor from 'pg-cursor'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { CopyIn } from './copy-in.ts'
 import { itemsOf } from './database-fixture.ts'
 import { createPooledWorld, type PooledWorld } from './pooler-fixture.ts'
 
@@ -181,9 +181,11 @@ const UNITS: readonly ((context: UnitContext) => Promise<void>)[] = [
   },
   async ({ pool, id, unit, wrote }) => {
     const client = await pool.connect()
-    const copy = new CopyIn('copy log from stdin', `${unit}\t${canary(id, unit)}\n`)
-    client.query(copy as never)
-    await copy.done.promise
+    const copy = client.query(new CopyIn('copy log from stdin'))
+    await copy.begun
+    copy.write(`${unit}\t${canary(id, unit)}\n`)
+    copy.end()
+    await copy.done
     client.release()
     wrote()
   },

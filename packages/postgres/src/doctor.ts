@@ -1,4 +1,10 @@
-import { assertKnownKeys, errorText, type Tenancy, TenancyError } from '@partywall/core'
+import {
+  assertKnownKeys,
+  errorText,
+  type Tenancy,
+  TenancyError,
+  type TenantPlacement,
+} from '@partywall/core'
 import type pg from 'pg'
 import { CHECKS, LINT_FAILED, LINTS } from './doctor/catalogue.ts'
 import { type DoctorFacts, readTenants, type TenantFacts } from './doctor/facts.ts'
@@ -10,6 +16,7 @@ import {
   type Lint,
   type LintHead,
 } from './doctor/lint.ts'
+import { assertEngine, type DatabaseEngine } from './internal/citus.ts'
 import { poolerProblems } from './internal/pooler-problems.ts'
 import { withTransaction } from './internal/with-transaction.ts'
 import { probePooler } from './pooler-probe.ts'
@@ -23,10 +30,14 @@ export interface DoctorOptions {
   readonly tenancy?: Tenancy | undefined
   /** The shared schemas of the pool. @defaultValue `['public']` */
   readonly sharedSchemas?: readonly string[] | undefined
+  /** Where `central` is, in the words of tenants' records: `pool.centralOf(tenant)` goes with `tenant.placement`. @defaultValue `{}`: the pool's own database */
+  readonly place?: Pick<TenantPlacement, 'cluster' | 'database'> | undefined
   /** The role that the application logs in as. @defaultValue the role that `central` logs in as */
   readonly loginRole?: string | undefined
   /** The pool of the application, to find out what stands between it and the server. Absent: that is not looked at, and `checked` shows it. */
   readonly pool?: TenantPool | undefined
+  /** `'citus'`: tenants' schemas are to be distributed. Where the extension is installed, its lints run anyway. @defaultValue `'postgres'` */
+  readonly engine?: DatabaseEngine | undefined
 }
 
 /** An unsafe fact. */
@@ -62,8 +73,23 @@ const SEVERITIES: readonly FindingSeverity[] = ['error', 'warning', 'info']
  * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID` for options that are wrong or a role that does not exist. Rejects with the error of the driver if the server cannot be asked.
  */
 export async function doctor(central: pg.Pool, options: DoctorOptions = {}): Promise<DoctorReport> {
-  assertKnownKeys('doctor', options, ['tenancy', 'sharedSchemas', 'loginRole', 'pool'])
-  const { tenancy, sharedSchemas = ['public'], loginRole, pool } = options
+  assertKnownKeys('doctor', options, [
+    'tenancy',
+    'sharedSchemas',
+    'place',
+    'loginRole',
+    'pool',
+    'engine',
+  ])
+  const {
+    tenancy,
+    sharedSchemas = ['public'],
+    place = {},
+    loginRole,
+    pool,
+    engine = 'postgres',
+  } = options
+  assertEngine(engine)
   if (!Array.isArray(sharedSchemas))
     throw new TenancyError(
       'ERR_TENANCY_OPTION_INVALID',
@@ -73,7 +99,7 @@ export async function doctor(central: pg.Pool, options: DoctorOptions = {}): Pro
 
   const round = new Round()
   // Before the transaction: a store that shares the pool must not wait for the connection that waits for it.
-  const tenants = tenancy === undefined ? undefined : await round.tenantsOf(tenancy)
+  const tenants = tenancy === undefined ? undefined : await round.tenantsOf(tenancy, place)
   const pooler = pool === undefined ? undefined : await round.poolerOf(pool)
   await withTransaction(central, async (client) => {
     await client.query('set transaction isolation level repeatable read, read only')
@@ -85,6 +111,7 @@ export async function doctor(central: pg.Pool, options: DoctorOptions = {}): Pro
     await round.run(client, {
       ...server,
       sharedSchemas,
+      engine,
       tenants,
       pooler,
       unverifiedSources: tenancy?.unverifiedSources,
@@ -127,9 +154,12 @@ export class Round {
   }
 
   /** The tenants, or a failure that says what stays unknown without them. */
-  async tenantsOf(tenancy: Tenancy): Promise<TenantFacts | undefined> {
+  async tenantsOf(
+    tenancy: Tenancy,
+    place: Pick<TenantPlacement, 'cluster' | 'database'> = {},
+  ): Promise<TenantFacts | undefined> {
     try {
-      return await readTenants(tenancy)
+      return await readTenants(tenancy, place)
     } catch (error) {
       const blind = [...this.#lints, ...this.#checks].filter(({ needs }) => needs === 'tenants')
       this.#failures.push(

@@ -36,7 +36,7 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
   readonly lockTimeoutMs?: TenantTimeout | undefined
   /** Connections that one tenant has at a time; its further callers wait for one of its own. @defaultValue one less than `max`, and at least 1: something is always left for the others */
   readonly maxPerTenant?: number | undefined
-  /** How long a caller waits for a connection, in milliseconds, before `ERR_TENANCY_POOL_EXHAUSTED`. @defaultValue `'never'`: no limit */
+  /** How long a caller waits for a connection, in milliseconds, before `ERR_TENANCY_POOL_EXHAUSTED`. @defaultValue `connectionTimeoutMillis` where it is set, else `'never'`: no limit */
   readonly checkoutTimeoutMs?: number | 'never' | undefined
   /**
    * Tenants that one connection serves before it is replaced: the memory of a server process grows with every tenant whose tables it has touched, by about 0.2 MB for twelve tables, and does not shrink.
@@ -70,6 +70,12 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
   readonly login?: TenantLogin | undefined
   /** The password of a tenant with a login of its own, and its user, by default the tenant's role (`tenant-<id>`). Asked at each new connection. */
   readonly credentials?: CredentialsOf | undefined
+  /**
+   * Connection settings, where they differ from those of the pool, of what needs a session of its own: `listen` and `unsafeSession`. With `pooler: 'transaction'`, the way to the server past the pooler; both are refused without it.
+   */
+  readonly direct?: pg.PoolConfig | undefined
+  /** Sessions of `unsafeSession` at a time, besides the connections of the pool; more wait for their turn. @defaultValue `2` */
+  readonly maxUnsafeSessions?: number | undefined
   /** Connection settings of `pool.central` that differ from those of the pool; its `max` is 2 unless set here. */
   readonly central?: pg.PoolConfig | undefined
 }
@@ -77,6 +83,9 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
 export interface ResolvedTenantPoolOptions {
   readonly pool: pg.PoolConfig
   readonly central: pg.PoolConfig
+  /** `undefined`: there is no way past the pooler. */
+  readonly direct: pg.PoolConfig | undefined
+  readonly maxUnsafeSessions: number
   readonly sharedSchemas: readonly string[]
   readonly preparedStatements: number | 'off'
   readonly role: TenantRoleMode
@@ -107,7 +116,7 @@ export function resolveTenantPoolOptions(
     preparedStatements = 256,
     role = 'none',
     maxPerTenant = Math.max(1, (options.max ?? 10) - 1),
-    checkoutTimeoutMs = 'never',
+    checkoutTimeoutMs = options.connectionTimeoutMillis || 'never',
     maxTenantsPerConnection = 500,
     pipelineDepth = 'off',
     rowSchema = 'public',
@@ -119,6 +128,8 @@ export function resolveTenantPoolOptions(
     databases,
     login = 'shared',
     credentials,
+    direct,
+    maxUnsafeSessions = 2,
     ...pool
   } = options
   if (!Array.isArray(sharedSchemas))
@@ -164,8 +175,20 @@ export function resolveTenantPoolOptions(
       'ERR_TENANCY_OPTION_INVALID',
       'login per tenant needs credentials, a function that answers { password } for a tenant.',
     )
+  // pg lets a connection string win over single members, so these would lead to where the string does: to the pooler.
+  if (
+    direct !== undefined &&
+    pool.connectionString !== undefined &&
+    direct.connectionString === undefined
+  )
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      'direct needs a connectionString of its own, because the pool has one.',
+    )
   return {
     pool,
+    direct: direct === undefined && pooler === 'transaction' ? undefined : { ...pool, ...direct },
+    maxUnsafeSessions: atLeastOne('maxUnsafeSessions', maxUnsafeSessions),
     central: { ...pool, max: 2, onConnect: undefined, ...central },
     sharedSchemas: sharedSchemas.map(assertSchemaName),
     preparedStatements,

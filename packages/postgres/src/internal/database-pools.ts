@@ -13,6 +13,7 @@ import {
   databaseAvoided,
   databaseUnavailable,
   serverAnswered,
+  serverSilent,
 } from './connect-error.ts'
 import {
   DatabasePool,
@@ -142,11 +143,12 @@ export class DatabasePools {
   /** Refuses who waits, and closes every connection once it is given back. Resolves when the last one has closed. */
   async end(): Promise<void> {
     this.#ending = true
-    for (const pool of this.#pools.values()) {
+    for (const pool of Array.from(this.#pools.values())) {
       for (const waiter of pool.waiting)
         this.#refuse(waiter, new TenancyError('ERR_TENANCY_CLOSED', 'The pool was ended.'))
       pool.waiting.clear()
       void pool.pool.end()
+      this.#settle(pool)
     }
     this.#turns.clear()
     await new Promise<void>((resolve) => {
@@ -306,11 +308,7 @@ export class DatabasePools {
     }
     let settings: DatabaseSettings
     try {
-      const config =
-        target.login === undefined
-          ? this.#configOf(server, target)
-          : await this.#configWithLogin(server, target, target.login, waiter.tenant)
-      settings = { config, generation }
+      settings = { config: await this.settingsFor(target, waiter.tenant), generation }
     } catch (error) {
       pool.reserved--
       const cause = TenancyError.is(error) ? error : credentialsUnavailable(waiter.tenant, error)
@@ -327,6 +325,14 @@ export class DatabasePools {
 
   #configOf({ cluster }: Server, { database }: DatabaseTarget): pg.ClientConfig {
     return database === undefined ? cluster.connection : { ...cluster.connection, database }
+  }
+
+  /** The settings of a connection to a target that is not one of the fleet. Rejects as a checkout does where there are none. */
+  async settingsFor(target: DatabaseTarget, tenant: Tenant): Promise<pg.ClientConfig> {
+    const server = this.#server(target.cluster, tenant)
+    return target.login === undefined
+      ? this.#configOf(server, target)
+      : this.#configWithLogin(server, target, target.login, tenant)
   }
 
   async #configWithLogin(
@@ -363,9 +369,9 @@ export class DatabasePools {
       this.#turns.add(pool)
       return
     }
-    if (TenancyError.is(cause)) this.#breaker.ended(place)
+    if (serverSilent(cause)) this.#breaker.failed(place, cause)
     else if (serverAnswered(cause)) this.#breaker.succeeded(place)
-    else this.#breaker.failed(place, cause)
+    else this.#breaker.ended(place)
     this.#breaker.failed(key, cause)
     this.#refuse(waiter, TenancyError.is(cause) ? cause : databaseUnavailable(waiter.tenant, cause))
   }

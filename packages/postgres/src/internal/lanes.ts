@@ -161,6 +161,8 @@ export class Lanes {
         const [unit] = this.#waiting
         if (unit === undefined) return
         this.#waiting.delete(unit)
+        // Those behind it would wait for a lane that nobody opens.
+        this.#open()
         unit.callback(error ?? new Error('No client.'))
         return
       }

@@ -140,6 +140,10 @@ export class ScopedConnection extends PgConnectionBase {
   #synced = false
   /** Messages are swallowed: the statement was answered here. */
   #muted = false
+  /** Answers are swallowed until the end of the batch: the statement was answered by a refusal of ours. */
+  #refused = false
+  /** What the end of the answer waits for: a cancel request that may still reach the server. */
+  #readyAfter: Promise<unknown> | undefined
   /** Sends the statement under way once more; known until it runs. */
   #record: ((again: Again) => void) | undefined
   /** What was sent of it behind the scope. */
@@ -183,6 +187,11 @@ export class ScopedConnection extends PgConnectionBase {
     }
     this.on('end', die)
     this.on('error', die)
+  }
+
+  /** Keeps the end of the answer that is under way back until then: nothing else is sent before, for nobody. */
+  holdReady(until: Promise<unknown>): void {
+    this.#readyAfter = until
   }
 
   /** Lends the connection to a tenant: `prefix` is what enters it. */
@@ -411,7 +420,7 @@ export class ScopedConnection extends PgConnectionBase {
     )
   }
 
-  /** Asks for the columns, unless they are known: those of a prepared statement cannot change (0A000). */
+  /** Asks for the columns, unless they are known: those of a statement that was planned cannot change (0A000). */
   override describe(message: { type: 'P' | 'S'; name?: string }): void {
     if (this.#columns === undefined || message.type === 'S') {
       this.#columns = undefined
@@ -467,6 +476,17 @@ export class ScopedConnection extends PgConnectionBase {
       this.#lane(event, message)
       return true
     }
+    if (this.#mode === 'scoped') {
+      // Whatever listens here, a function for example: channels belong to the whole database, and so does what they tell.
+      if (event === 'notification') return true
+      if (this.#refused && CLEANED.has(event) && event !== 'readyForQuery') return true
+    }
+    if (event === 'readyForQuery' && this.#readyAfter !== undefined) {
+      const after = this.#readyAfter
+      this.#readyAfter = undefined
+      void after.then(() => this.#dead || this.emit(event, ...args))
+      return true
+    }
     if (this.#cleaner !== undefined && CLEANED.has(event)) {
       this.#clean(this.#cleaner.onMessage(event, message), message)
       return true
@@ -508,6 +528,10 @@ export class ScopedConnection extends PgConnectionBase {
           return true
         }
         this.#completed(message.text ?? '')
+        if (message.text === 'LISTEN' && this.#mode === 'scoped') {
+          this.#refused = true
+          return super.emit('errorMessage', listenRefused(this.#tenantId))
+        }
         break
       case 'errorMessage':
         if (this.#ownReplies > 0 && !this.#isOfCaller(message)) {
@@ -535,7 +559,7 @@ export class ScopedConnection extends PgConnectionBase {
 
   /** Keeps the columns of a statement that goes by a name of ours. */
   #learn(columns: StatementColumns): void {
-    if (this.#named !== undefined && !this.#binary) this.#named.columns = columns
+    if (this.#named?.planned === true && !this.#binary) this.#named.columns = columns
   }
 
   /** Says what the server was not asked to say. */
@@ -764,6 +788,7 @@ export class ScopedConnection extends PgConnectionBase {
     if (status === 'T' && this.#chained) this.#rescope = true
     if (status === 'I') this.#rescope = false
     this.#forgetRecord()
+    this.#refused = false
     this.#named = undefined
     this.#columns = undefined
     this.#chained = false
@@ -775,6 +800,13 @@ export class ScopedConnection extends PgConnectionBase {
 }
 
 function ignore(): void {}
+function listenRefused(tenantId: string | undefined): TenancyError {
+  return new TenancyError(
+    'ERR_TENANCY_STATEMENT_REFUSED',
+    'LISTEN does not work on a connection of the pool: it is shared by all tenants, and channels belong to the whole database.',
+    { tenantId, hint: 'Use pool.listen(channel, listener) and pool.notify(channel, payload).' },
+  )
+}
 
 /** A record that shows nothing of what it is given; `texts` has it. */
 function forgetful(texts: Map<string, string>): Record<string, string> {

@@ -54,7 +54,7 @@ export class TenantPrefixes {
     if (known !== undefined) return known
     const { sharedSchemas, pooled } = this.#options
     assertNotShared(tenant, sharedSchemas)
-    const values = this.#valuesFor(tenant)
+    const values = this.valuesFor(tenant)
     const prefix = (use: ScopeUse): Prefix => scopePrefix(use, values, !pooled)
     const bytes: TenantPrefix = {
       first: prefix('first'),
@@ -71,7 +71,8 @@ export class TenantPrefixes {
     return (typeof login === 'function' ? login(tenant) : login) === 'per-tenant'
   }
 
-  #valuesFor(tenant: Tenant): ScopeValues {
+  /** The values themselves, for a session that is one tenant's alone. Throws as `bytesFor` does. */
+  valuesFor(tenant: Tenant): ScopeValues {
     const { role, statementTimeoutMs, lockTimeoutMs } = this.#options
     return {
       // Who logs in as the tenant need not become it.

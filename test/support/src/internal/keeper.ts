@@ -4,10 +4,14 @@
  * directory. This is what leaves no process and no directory behind, whatever happens to a test run.
  *
  * The only argument is a {@link KeeperOrder} as JSON. One line goes to standard output: `started`, or the reason for a failure.
+ *
+ * On standard input it takes `stop <signal>` and `start`, one a line, and answers with `stopped` and `started`: the same server,
+ * in the same directory. A server that ends without being told to is a failure.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chown, rm } from 'node:fs/promises'
+import { createInterface } from 'node:readline'
 
 /** One program to run, as an unprivileged user where the keeper itself is root. */
 export interface KeeperCommand {
@@ -33,7 +37,18 @@ process.stdin.on('close', () => {
 process.stdin.on('error', () => {
   orphaned.resolve('orphaned')
 })
-process.stdin.resume()
+/** Orders that were not carried out yet, and who waits for the next one. */
+const orders: string[] = []
+let ordered = Promise.withResolvers<void>()
+createInterface({ input: process.stdin }).on('line', (line) => {
+  orders.push(line)
+  ordered.resolve()
+})
+async function nextOrder(): Promise<string> {
+  while (orders.length === 0) await ordered.promise
+  ordered = Promise.withResolvers()
+  return orders.shift() ?? ''
+}
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
   process.on(signal, () => {
     orphaned.resolve('orphaned')
@@ -89,12 +104,22 @@ async function keep(): Promise<string | undefined> {
     }
     if (!first.ok) return first.why
   }
-  const server = run(order.server)
-  process.stdout.write('started\n')
-  const first = await Promise.race([server.ended, orphaned.promise])
-  if (first !== 'orphaned') return first.why
-  await stop(server.child, order.stopSignal)
-  return undefined
+  for (;;) {
+    const server = run(order.server)
+    process.stdout.write('started\n')
+    const told = nextOrder()
+    const first = await Promise.race([server.ended, orphaned.promise, told])
+    if (typeof first === 'object') return first.why
+    if (first === 'orphaned') {
+      await stop(server.child, order.stopSignal)
+      return undefined
+    }
+    await stop(server.child, first.replace('stop ', '') as NodeJS.Signals)
+    // Processes that it started hold its output open: one that still runs would keep the next server from the directory.
+    await server.ended
+    process.stdout.write('stopped\n')
+    if ((await Promise.race([nextOrder(), orphaned.promise])) === 'orphaned') return undefined
+  }
 }
 
 const failure = await keep().catch((error: unknown) => String(error))

@@ -45,6 +45,28 @@ test('a server and its directory end with stop', async () => {
   expect(existsSync(directory)).toBe(false)
 })
 
+test('a server can be halted and resumed in its directory, as often as one likes', async () => {
+  const directory = await mkdtemp(join(tmpdir(), 'partywall-keeper-'))
+  const server = keepServer(orderFor(directory, STUBBORN))
+  const pids = [await pidIn(directory)]
+  for (let n = 0; n < 2; n++) {
+    await server.halt('SIGKILL')
+    expect(isAlive(pids.at(-1) ?? 0)).toBe(false)
+    expect(existsSync(directory)).toBe(true)
+    await server.resume()
+    pids.push(
+      await eventually(async () => {
+        const pid = await pidIn(directory)
+        return pid !== pids.at(-1) && pid
+      }),
+    )
+  }
+  expect(pids.map(isAlive)).toEqual([false, false, true])
+  await server.halt('SIGKILL')
+  await server.stop()
+  expect(existsSync(directory)).toBe(false)
+})
+
 test.each(['SIGKILL', 'SIGINT'] as const)(
   'a server and its directory are gone after the starter ended by %s',
   async (signal) => {

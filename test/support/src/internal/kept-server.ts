@@ -8,6 +8,10 @@ import type { KeeperOrder } from './keeper.ts'
 export interface KeptServer {
   /** Rejects with the server's last words if it ends by itself; never settles otherwise. */
   readonly failed: Promise<never>
+  /** Ends the server by a signal, for a while; its directory stays. Resolves when the process is gone. */
+  halt(signal: NodeJS.Signals): Promise<void>
+  /** Starts a server that was halted once more. Does not wait until it answers. */
+  resume(): Promise<void>
   /** Stops the server and removes its directory; safe to call twice. */
   stop(): Promise<void>
 }
@@ -33,10 +37,17 @@ export function keepServer(order: KeeperOrder): KeptServer {
   keeper.stdout.setEncoding('utf8').on('data', (text: string) => {
     said += text
   })
+  const tell = async (order: string, answer: string): Promise<void> => {
+    const answers = (): number => said.split('\n').filter((line) => line === answer).length
+    const before = answers()
+    keeper.stdin.write(`${order}\n`)
+    while (answers() === before) await Promise.race([once(keeper.stdout, 'data'), failed])
+  }
   let stopping = false
   const failed = closed.then(() => {
     if (stopping) return new Promise<never>(() => {})
-    throw new Error(`A test server ended by itself. ${said.replace('started\n', '').trim()}`)
+    const lastWords = said.replaceAll(/^(?:started|stopped)\n/gm, '').trim()
+    throw new Error(`A test server ended by itself. ${lastWords}`)
   })
   // Nobody may be looking when a server dies later; the tests notice by themselves.
   failed.catch(() => {})
@@ -46,6 +57,8 @@ export function keepServer(order: KeeperOrder): KeptServer {
   for (const stream of [keeper.stdin, keeper.stdout]) (stream as { unref?(): void }).unref?.()
   return {
     failed,
+    halt: (signal) => tell(`stop ${signal}`, 'stopped'),
+    resume: () => tell('start', 'started'),
     async stop() {
       stopping = true
       keeper.ref()

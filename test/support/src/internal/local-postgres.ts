@@ -43,8 +43,23 @@ export async function findEmbeddedPostgres(): Promise<string | undefined> {
   }
 }
 
-/** Starts a real Postgres in a new directory, on a free port of the loopback interface; it answers when this resolves. */
-export async function startLocalPostgres(bin: string): Promise<RunningServer> {
+/** A Postgres that can be stopped and started again, on the same port and with the same data. */
+export interface LocalPostgres extends RunningServer {
+  /** Ends the server by a signal, for a while: SIGINT is a fast shutdown, SIGQUIT an immediate one (PostgreSQL manual, 18.5). */
+  halt(signal: NodeJS.Signals): Promise<void>
+  /** Starts it again; it answers when this resolves. */
+  resume(): Promise<void>
+}
+
+/**
+ * Starts a real Postgres in a new directory, on a free port of the loopback interface; it answers when this resolves.
+ *
+ * @param settings - beside those of every test server, or instead of them: `['-c', 'name=value']`.
+ */
+export async function startLocalPostgres(
+  bin: string,
+  settings: readonly string[] = [],
+): Promise<LocalPostgres> {
   const user = await unprivilegedUser()
   for (let attempt = 1; ; attempt++) {
     const port = await freePort()
@@ -75,14 +90,26 @@ export async function startLocalPostgres(bin: string): Promise<RunningServer> {
           args: [
             ['-D', data, '-p', String(port), '-h', '127.0.0.1', '-c', 'unix_socket_directories='],
             TEST_POSTGRES_SETTINGS,
+            [...settings],
           ].flat(),
         },
         // "Immediate shutdown": nothing to write, the directory goes away.
         stopSignal: 'SIGQUIT',
       })
-      await Promise.race([eventually(() => answers(url), { timeoutMs: 60_000 }), server.failed])
       const started = server
-      return { url, source: 'local', stop: () => started.stop() }
+      const ready = (): Promise<unknown> =>
+        Promise.race([eventually(() => answers(url), { timeoutMs: 60_000 }), started.failed])
+      await ready()
+      return {
+        url,
+        source: 'local',
+        stop: () => started.stop(),
+        halt: (signal) => started.halt(signal),
+        resume: async () => {
+          await started.resume()
+          await ready()
+        },
+      }
     } catch (error) {
       await server?.stop()
       // The port was taken between asking for it and using it.

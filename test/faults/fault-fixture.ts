@@ -1,0 +1,122 @@
+import { TenancyError } from '@partywall/core'
+import type { TenantPool } from '@partywall/postgres'
+import { eventually } from '@partywall/test-support'
+import type pg from 'pg'
+import { expect } from 'vitest'
+import { type VariantWorld, VIEW_COLUMNS } from '../isolation/variant-world.ts'
+
+// An uncaught exception or an unhandled rejection of any test fails the whole run (vitest.config.ts): that the process lives needs no assertion of its own.
+
+/** How soon a pool must be as good as new. */
+export const RECOVERY_MS = 5_000
+
+const READ = `select id, owner, ${VIEW_COLUMNS} from item`
+
+/** What a tenant must get for `READ`, in whatever form it asks. */
+function expected(world: VariantWorld, tenantId: string): unknown[] {
+  const view = world.viewOf(tenantId)
+  return world.itemsOf(tenantId).map((row) => ({ ...row, ...view }))
+}
+
+/** Reads all rows of a tenant in both protocols: its own rows, and a session that is the tenant's, or an error. */
+export async function expectOwnRows(
+  world: VariantWorld,
+  pool: Pick<TenantPool, 'query'>,
+  tenantId: string,
+): Promise<void> {
+  await world.as(tenantId, async () => {
+    const rows = expected(world, tenantId)
+    expect((await pool.query(`${READ} order by id`)).rows).toEqual(rows)
+    expect((await pool.query(`${READ} where id <= $1 order by id`, [99])).rows).toEqual(rows)
+  })
+}
+
+/** Within five seconds: every tenant works, nobody waits, and every connection is at rest. */
+export async function expectNominal(world: VariantWorld, pool: TenantPool): Promise<void> {
+  const deadline = performance.now() + RECOVERY_MS
+  for (const tenantId of world.tenants)
+    await eventually(
+      async () => {
+        await expectOwnRows(world, pool, tenantId)
+        return true
+      },
+      { timeoutMs: Math.max(1, deadline - performance.now()) },
+    )
+  await eventually(
+    () => {
+      const { totalCount, idleCount, waitingCount } = pool
+      expect([idleCount, waitingCount]).toEqual([totalCount, 0])
+      expect(totalCount).toBeLessThanOrEqual(pool.options.max)
+      return true
+    },
+    { timeoutMs: Math.max(1, deadline - performance.now()) },
+  )
+}
+
+/** SQLSTATEs and codes of a connection that is not there any more, or not yet again. */
+const GONE: ReadonlySet<string> = new Set([
+  '57P01',
+  '57P02',
+  '57P03',
+  '08003',
+  '08006',
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'EPIPE',
+])
+
+/** Whether an error says that the connection broke, and nothing else. */
+export function saysGone(error: unknown): boolean {
+  const { code, message } = error as { code?: string; message?: string }
+  if (code !== undefined && GONE.has(code)) return true
+  return (
+    error instanceof Error &&
+    !TenancyError.is(error) &&
+    /^(?:Connection terminated|Client has encountered a connection error|Client was closed)/.test(
+      message ?? '',
+    )
+  )
+}
+
+/** `fulfilled`, `gone` for a broken connection, or the code or message of another error. */
+export async function outcomeOf(promise: Promise<unknown>): Promise<string> {
+  try {
+    await promise
+    return 'fulfilled'
+  } catch (error) {
+    if (saysGone(error)) return 'gone'
+    const { code, message } = error as { code?: string; message?: string }
+    return code ?? message ?? String(error)
+  }
+}
+
+/** The process of the server behind a client. */
+export function backendOf(client: pg.ClientBase): number {
+  return (client as unknown as { processID: number }).processID
+}
+
+/** Ends sessions as an administrator does, and waits until their processes are gone. */
+export async function terminate(world: VariantWorld, ...pids: number[]): Promise<void> {
+  await world.db.query('select pg_terminate_backend(pid) from unnest($1::int[]) pid', [pids])
+  await eventually(
+    async () => {
+      const { rowCount } = await world.db.query(
+        'select from pg_stat_activity where pid = any($1::int[])',
+        [pids],
+      )
+      return rowCount === 0
+    },
+    { intervalMs: 2 },
+  )
+}
+
+/** Rejects if something takes longer than a fault may: no call of an application hangs. */
+export async function within<T>(ms: number, promise: Promise<T>): Promise<T> {
+  const late = Promise.withResolvers<never>()
+  const timer = setTimeout(() => late.reject(new Error(`Nothing came within ${ms} ms.`)), ms)
+  try {
+    return await Promise.race([promise, late.promise])
+  } finally {
+    clearTimeout(timer)
+  }
+}
