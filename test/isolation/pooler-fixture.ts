@@ -10,8 +10,9 @@ import {
 import {
   createTestDatabase,
   startPgBouncer,
+  startTestPooler,
   type TestDatabase,
-  type TestPgBouncer,
+  type TestPooler,
 } from '@partywall/test-support'
 import pg from 'pg'
 
@@ -21,14 +22,18 @@ export interface PooledWorldOptions {
   /** Connections that the pooler has. */
   readonly connections: number
   readonly role?: 'none' | 'per-tenant'
-  readonly maxPreparedStatements?: number | undefined
+  /** Whose pooler it is: PgBouncer, or the one of the tests, which needs nothing to be installed. @defaultValue `'pgbouncer'` */
+  readonly by?: 'pgbouncer' | 'tests' | undefined
+  /** Further settings of PgBouncer. */
+  readonly settings?: Readonly<Record<string, string | number>> | undefined
 }
 
-/** Tenants in a database behind a PgBouncer in transaction mode, and whoever else uses its connections. */
+/** Tenants in a database behind a pooler in transaction mode, and whoever else uses its connections. */
 export interface PooledWorld extends AsyncDisposable {
   readonly db: TestDatabase
   readonly tenancy: Tenancy
-  readonly pooler: TestPgBouncer
+  /** Has the pooler open its connections anew: sessions without a past. */
+  reconnect(): Promise<void>
   /** Rows of `item` by tenant id. */
   readonly counts: Readonly<Record<string, number>>
   readonly tenantIds: readonly string[]
@@ -57,7 +62,8 @@ export async function createPooledWorld({
   counts: given,
   connections,
   role = 'none',
-  maxPreparedStatements,
+  by = 'pgbouncer',
+  settings,
 }: PooledWorldOptions): Promise<PooledWorld> {
   const salt = randomBytes(4).toString('hex')
   const counts = Object.fromEntries(
@@ -82,14 +88,15 @@ export async function createPooledWorld({
         `grant usage, create on schema "${id}" to ${login.name}; grant all on all tables in schema "${id}" to ${login.name}`,
       )
   }
-  const pooler = await startPgBouncer({
-    postgresUrl: db.url,
-    poolMode: 'transaction',
-    poolSize: connections,
-    users: [login],
-    maxPreparedStatements,
-  })
-  const url = pooler.urlOf(login)
+  const own = Object.assign(new URL(db.url), {
+    username: login.name,
+    password: login.password,
+  }).href
+  const pooler =
+    by === 'tests'
+      ? await startTestPooler({ postgresUrl: own, connections })
+      : await startPooler({ db, connections, login, settings })
+  const { url } = pooler
   const tenancy = createTenancy({ store: memoryTenantStore(tenantIds.map((id) => ({ id }))) })
   const destroyed: string[] = []
   tenancy.events.on('connection:destroyed', ({ reason }) => destroyed.push(reason))
@@ -98,7 +105,7 @@ export async function createPooledWorld({
   return {
     db,
     tenancy,
-    pooler,
+    reconnect: () => pooler.reconnect(),
     counts,
     tenantIds,
     url,
@@ -138,5 +145,28 @@ export async function createPooledWorld({
       await central.end()
       await db[Symbol.asyncDispose]()
     },
+  }
+}
+
+async function startPooler({
+  db,
+  connections,
+  login,
+  settings,
+}: Pick<PooledWorldOptions, 'connections' | 'settings'> & {
+  readonly db: TestDatabase
+  readonly login: { readonly name: string; readonly password: string }
+}): Promise<TestPooler> {
+  const pooler = await startPgBouncer({
+    postgresUrl: db.url,
+    poolMode: 'transaction',
+    poolSize: connections,
+    users: [login],
+    settings,
+  })
+  return {
+    url: pooler.urlOf(login),
+    reconnect: async () => void (await pooler.admin('RECONNECT')),
+    [Symbol.asyncDispose]: () => pooler[Symbol.asyncDispose](),
   }
 }

@@ -85,6 +85,28 @@ test('behind a pooler of any make, a pool that was not told is refused', async (
   }
 })
 
+test('the way past the pooler has to lead past it', async () => {
+  await using pooler = await startTestPooler({
+    postgresUrl: urlOf(db.url, EMPTY),
+    connections: 2,
+  })
+  const open = (connectionString: string): TenantPool =>
+    new TenantPool(tenancy, {
+      connectionString: pooler.url,
+      pooler: 'transaction',
+      direct: { connectionString },
+    })
+  const past = open(urlOf(db.url, EMPTY))
+  expect((await assertPooler(past)).mode).toBe('transaction')
+  await past.end()
+  const back = open(pooler.url)
+  await expect(assertPooler(back)).rejects.toMatchObject({
+    code: 'ERR_TENANCY_POOLER_UNSAFE',
+    message: expect.stringContaining('The option direct'),
+  })
+  await back.end()
+})
+
 test('each cluster of a pool is looked at by its name', async () => {
   await using pooler = await startTestPooler({
     postgresUrl: urlOf(db.url, EMPTY),

@@ -1,6 +1,6 @@
 import { TenancyError } from '@partywall/core'
-import { poolerProblems } from './internal/pooler-problems.ts'
-import { type PoolerProbeOptions, type PoolerReport, probePooler } from './pooler-probe.ts'
+import { lookAtPooler } from './internal/pooler-look.ts'
+import type { PoolerProbeOptions, PoolerReport } from './pooler-probe.ts'
 import type { TenantPool } from './tenant-pool.ts'
 
 export interface AssertPoolerOptions extends PoolerProbeOptions {
@@ -19,18 +19,14 @@ export async function assertPooler(
   pool: TenantPool,
   { cluster, ...options }: AssertPoolerOptions = {},
 ): Promise<PoolerReport> {
-  const report = await probePooler(
-    cluster === undefined ? pool : pool.connectionOf(cluster),
-    options,
-  )
-  const problems = poolerProblems(report, pool.pooler)
+  const { report, problems, evidence } = await lookAtPooler(pool, cluster, options)
   if (problems.length === 0) return report
   throw new TenancyError(
     'ERR_TENANCY_POOLER_UNSAFE',
     [
       ...(cluster === undefined ? [] : [`Cluster ${cluster}:`]),
       ...problems.map(({ what }) => what),
-      ...report.evidence,
+      ...evidence,
     ].join(' '),
     { hint: problems.map(({ remedy }) => remedy).join(' ') },
   )

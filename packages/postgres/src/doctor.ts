@@ -17,9 +17,8 @@ import {
   type LintHead,
 } from './doctor/lint.ts'
 import { assertEngine, type DatabaseEngine } from './internal/citus.ts'
-import { poolerProblems } from './internal/pooler-problems.ts'
+import { lookAtPooler } from './internal/pooler-look.ts'
 import { withTransaction } from './internal/with-transaction.ts'
-import { probePooler } from './pooler-probe.ts'
 import { assertSchemaName } from './search-path.ts'
 import type { TenantPool } from './tenant-pool.ts'
 
@@ -172,9 +171,8 @@ export class Round {
   /** What is wrong between the pool and the server, or a failure. */
   async poolerOf(pool: TenantPool): Promise<readonly string[] | undefined> {
     try {
-      const report = await probePooler(pool)
-      const problems = poolerProblems(report, pool.pooler)
-      return problems.map(({ what, remedy }) => [what, ...report.evidence, remedy].join(' '))
+      const { problems, evidence } = await lookAtPooler(pool)
+      return problems.map(({ what, remedy }) => [what, ...evidence, remedy].join(' '))
     } catch (error) {
       this.#failures.push(`PARTYWALL_POOLER_UNSAFE: ${errorText(error)}`)
       return undefined

@@ -279,9 +279,9 @@ describe.skipIf(missing)(`behind PgBouncer${missing ? ` (SKIPPED: ${missing})` :
     })
     const strangers = new pg.Pool({ connectionString: pooler.url, max: 8 })
     let transactions = 0
-    let stop = false
+    const stop = new AbortController()
     const busy = Array.from({ length: 8 }, async () => {
-      while (!stop) {
+      while (!stop.signal.aborted) {
         const client = await strangers.connect()
         await client.query('begin')
         await client.query('select pg_sleep(random() * 0.004)')
@@ -292,7 +292,7 @@ describe.skipIf(missing)(`behind PgBouncer${missing ? ` (SKIPPED: ${missing})` :
     })
     const reports = []
     for (let n = 0; n < 5; n++) reports.push(await probePooler(pooler.url))
-    stop = true
+    stop.abort()
     await Promise.all(busy)
     await strangers.end()
     expect(reports.map(({ mode }) => mode)).toEqual(Array(5).fill('transaction'))

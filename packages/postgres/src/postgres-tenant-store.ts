@@ -82,6 +82,8 @@ export interface PostgresTenantStoreOptions {
    * @defaultValue `'listen'`
    */
   readonly watch?: 'listen' | 'off' | undefined
+  /** How to listen for changes, where the pool itself leads to such a pooler: past it. @defaultValue as the pool */
+  readonly listenOn?: pg.ClientConfig | undefined
 }
 
 /**
@@ -100,8 +102,8 @@ export class PostgresTenantStore implements TenantStore {
    * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID`.
    */
   constructor(pool: pg.Pool, options: PostgresTenantStoreOptions = {}) {
-    assertKnownKeys('PostgresTenantStore', options, ['watch'])
-    const { watch = 'listen' } = options
+    assertKnownKeys('PostgresTenantStore', options, ['watch', 'listenOn'])
+    const { watch = 'listen', listenOn = pool.options } = options
     if (watch !== 'listen' && watch !== 'off')
       throw new TenancyError(
         'ERR_TENANCY_OPTION_INVALID',
@@ -109,7 +111,7 @@ export class PostgresTenantStore implements TenantStore {
       )
     this.#pool = pool
     if (watch === 'listen')
-      this.watch = (onChange) => watchChannel(pool.options, CHANNEL, onChange, () => onChange('*'))
+      this.watch = (onChange) => watchChannel(listenOn, CHANNEL, onChange, () => onChange('*'))
   }
 
   /** Creates what the store needs; safe to repeat and to race. */

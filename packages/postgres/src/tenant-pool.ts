@@ -94,7 +94,6 @@ export class TenantPool extends pg.Pool {
   readonly pooler: 'none' | 'transaction'
   readonly #databases: DatabasePools
   readonly #centrals: CentralPools
-  /** The way to the server for what needs a session of its own; `undefined` behind a pooler. */
   readonly #direct: pg.PoolConfig | undefined
   readonly #unsafeSessions: UnsafeSessions
   #subscriptions: TenantSubscriptions | undefined
@@ -209,6 +208,11 @@ export class TenantPool extends pg.Pool {
     this.#databases.clusterOf(cluster, typeof place === 'object' ? place : undefined)
     this.#tellBypass('pool.centralOf')
     return this.#tenancy.context.outside(() => this.#centrals.get(key, cluster, settings))
+  }
+
+  /** @internal The way to the server for what needs a session of its own; `undefined` behind a pooler. */
+  get direct(): pg.PoolConfig | undefined {
+    return this.#direct
   }
 
   /** @internal How the clients of the pool reach a cluster. @throws {TenancyError} `ERR_TENANCY_CLUSTER_UNKNOWN`. */

@@ -4,6 +4,8 @@ import { createServer, type Socket } from 'node:net'
 
 import { Client } from 'pg'
 
+import { type Frame, MessageSplitter } from './internal/wire-messages.ts'
+
 export interface TestPoolerOptions {
   readonly postgresUrl: string
   /** Server connections, all opened at the start. */
@@ -20,10 +22,11 @@ export interface TestPoolerOptions {
 /** A transaction pooler of ours. It takes every login and ignores its parameters, as some products do. */
 export interface TestPooler extends AsyncDisposable {
   readonly url: string
+  /** Opens all connections of the server anew; nobody may be using one. */
+  reconnect(): Promise<void>
 }
 
 interface ServerSide {
-  readonly client: Client
   readonly stream: Socket
   readonly pid: number
 }
@@ -38,11 +41,20 @@ export async function startTestPooler({
   order = 'lifo',
   key = 'own',
 }: TestPoolerOptions): Promise<TestPooler> {
-  const servers: ServerSide[] = []
-  for (let n = 0; n < connections; n++) servers.push(await openServer(postgresUrl))
-  const free = [...servers]
+  const servers = new Set<ServerSide>()
+  const free: ServerSide[] = []
+  const open = async (): Promise<void> => {
+    const server = await openServer(postgresUrl)
+    servers.add(server)
+    giveBack(server)
+  }
+  const close = (server: ServerSide): void => {
+    servers.delete(server)
+    server.stream.destroy()
+  }
   const waiting: ((server: ServerSide) => void)[] = []
   const sockets = new Set<Socket>()
+  let closed = false
 
   const take = async (last: ServerSide | undefined): Promise<ServerSide> => {
     const own = order === 'sticky' && last !== undefined ? free.indexOf(last) : -1
@@ -57,54 +69,73 @@ export async function startTestPooler({
 
   const listener = createServer({ noDelay: true }, (socket) => {
     sockets.add(socket)
-    socket.on('error', () => {})
-    socket.on('close', () => sockets.delete(socket))
     let server: ServerSide | undefined
     let last: ServerSide | undefined
     let unanswered = 0
     let work = Promise.resolve()
-    const answer = (data: Buffer): void => {
-      socket.write(data)
-    }
-    const frames = frameReader((type, frame) => {
-      answer(frame)
-      // Between transactions, and nothing is on its way.
-      if (type !== 'Z' || --unanswered > 0 || frame[5] !== 0x49 || server === undefined) return
-      server.stream.removeAllListeners('data')
-      last = server
-      giveBack(server)
+    socket.on('error', () => {})
+    socket.on('close', () => {
+      sockets.delete(socket)
+      // In the middle of a transaction: nobody knows how it would go on.
+      if (server === undefined || closed) return
+      close(server)
       server = undefined
+      void open()
     })
-    const fromClient = frameReader((type, frame) => {
-      work = work.then(async () => {
-        if (type === 'X') return void socket.end()
-        if (type === 'Q' || type === 'S') unanswered++
-        if (server === undefined) {
-          server = await take(last)
-          server.stream.on('data', frames)
-        }
-        server.stream.write(frame)
-      })
-    })
-    socket.once('data', (first) => {
-      if (first.readInt32BE(4) === CANCEL_REQUEST) return void socket.destroy()
-      const login = (): void => {
-        socket.on('data', fromClient)
-        const claimed = key === 'server' ? (free.at(-1)?.pid ?? 0) : randomInt(1, 2 ** 31)
-        socket.write(welcome(claimed))
+    const fromServer = new MessageSplitter('server')
+    const answer = (data: Buffer): void => {
+      for (const { type, bytes, body } of fromServer.feed(data)) {
+        if (socket.destroyed) return
+        socket.write(bytes)
+        // Between transactions, and nothing is on its way.
+        if (type !== 'Z' || --unanswered > 0 || body.toString() !== 'I' || server === undefined)
+          continue
+        server.stream.removeAllListeners('data')
+        last = server
+        server = undefined
+        giveBack(last)
       }
-      if (first.readInt32BE(4) !== SSL_REQUEST) return login()
-      socket.write('N')
-      socket.once('data', login)
+    }
+    const forward = async ({ type, bytes, body }: Frame): Promise<void> => {
+      if (type === 'startup') return logIn(body)
+      if (type === 'X') return void socket.end()
+      if (type === 'Q' || type === 'S') unanswered++
+      if (server === undefined) {
+        const taken = await take(last)
+        if (socket.destroyed) return giveBack(taken)
+        server = taken
+        server.stream.on('data', answer)
+      }
+      server.stream.write(bytes)
+    }
+    let fromClient = new MessageSplitter('client')
+    const logIn = (body: Buffer): void => {
+      const request = body.readInt32BE(0)
+      if (request === CANCEL_REQUEST) return void socket.destroy()
+      if (request === SSL_REQUEST) {
+        fromClient = new MessageSplitter('client')
+        return void socket.write('N')
+      }
+      const claimed = key === 'server' ? (free.at(-1)?.pid ?? 0) : randomInt(1, 2 ** 31)
+      socket.write(welcome(claimed))
+    }
+    socket.on('data', (data) => {
+      for (const frame of fromClient.feed(data)) work = work.then(() => forward(frame))
     })
   })
+  for (let n = 0; n < connections; n++) await open()
   listener.listen(0, '127.0.0.1')
   await once(listener, 'listening')
   const address = listener.address()
   if (address === null || typeof address === 'string') throw new Error('The system gave no port.')
   return {
     url: Object.assign(new URL(postgresUrl), { hostname: '127.0.0.1', port: address.port }).href,
+    async reconnect() {
+      for (const server of free.splice(0)) close(server)
+      while (servers.size < connections) await open()
+    },
     async [Symbol.asyncDispose]() {
+      closed = true
       listener.close()
       for (const socket of sockets) socket.destroy()
       for (const { stream } of servers) stream.destroy()
@@ -124,22 +155,7 @@ async function openServer(url: string): Promise<ServerSide> {
   }
   const { stream } = connection
   stream.removeAllListeners('data')
-  return { client, stream, pid: processID }
-}
-
-/** Cuts a stream of bytes into messages with a type. */
-function frameReader(onFrame: (type: string, frame: Buffer) => void): (data: Buffer) => void {
-  let rest: Buffer = Buffer.alloc(0)
-  return (data) => {
-    rest = Buffer.concat([rest, data])
-    while (rest.length >= 5) {
-      const end = 1 + rest.readInt32BE(1)
-      if (rest.length < end) return
-      const frame = rest.subarray(0, end)
-      rest = rest.subarray(end)
-      onFrame(String.fromCharCode(frame[0] ?? 0), frame)
-    }
-  }
+  return { stream, pid: processID }
 }
 
 /** Authentication is done, this is your key, I am ready. */

@@ -9,7 +9,7 @@ export interface PoolerProblem {
 /** What a search_path of no schemas looks like: as a parameter of the login, and as `alter role ... set search_path = ''` leaves it, which is one schema without a name. */
 const EMPTY_PATHS = ['', '""']
 
-export function isEmptyPath(path: string): boolean {
+function isEmptyPath(path: string): boolean {
   return EMPTY_PATHS.includes(path)
 }
 
@@ -60,4 +60,15 @@ export function poolerProblems(
       remedy: EMPTY_THE_PATH,
     })
   return problems
+}
+
+/** What is wrong with the way that is to lead past a pooler. */
+export function directProblems({ mode }: PoolerReport): PoolerProblem[] {
+  if (mode === 'none' || mode === 'session') return []
+  return [
+    {
+      what: `The option direct leads to a pooler in ${mode} mode: nobody who listens there hears anything, and a session setting would stay with whoever comes next.`,
+      remedy: 'Give direct the address of the server itself.',
+    },
+  ]
 }
