@@ -91,18 +91,22 @@ async function start(
   closers.add('The pool of the tenant registry', () => storePool.end())
   const gate =
     config.databaseUrl === undefined ? await embeddedGate(storePool, connectionString) : config.gate
-  const { pooler } = config
+  const { directUrl } = config
+  const way = {
+    pooler: config.pooler,
+    ...(directUrl === undefined ? {} : { direct: { connectionString: directUrl } }),
+  }
   const login =
     gate === undefined
-      ? { connectionString, pooler }
+      ? { connectionString, ...way }
       : {
           connectionString: gate.url,
-          pooler,
+          ...way,
           role: 'per-tenant' as const,
           central: { connectionString },
         }
   // Nothing stands before a server that was started here.
-  const watch =
+  const registryWatch =
     config.databaseUrl === undefined
       ? 'listen'
       : await guardPooler({
@@ -111,7 +115,11 @@ async function start(
           registry: storePool,
           registryApart: gate !== undefined,
         })
-  const store = new PostgresTenantStore(storePool, { watch })
+  const watch = directUrl === undefined ? registryWatch : 'listen'
+  const store = new PostgresTenantStore(storePool, {
+    watch,
+    ...(registryWatch === 'listen' ? {} : { listenOn: { connectionString: directUrl } }),
+  })
   await store.migrate()
 
   const tenancy = createTenancy({

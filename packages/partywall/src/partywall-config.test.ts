@@ -50,6 +50,21 @@ describe('what is refused', () => {
     ['an empty Redis URL', { redis: { url: '' } }, /redis.url is empty/],
     ['another database', { database: { url: 'mysql://h/d' } }, /postgres:/],
     ['no connections', { database: { max: 0 } }, /database.max/],
+    [
+      'another pooler',
+      { database: { url: 'postgres://h/d', pooler: 'session' } },
+      /database.pooler/,
+    ],
+    [
+      'a pooler before the embedded server',
+      { database: { pooler: 'transaction' } },
+      /database.url/,
+    ],
+    [
+      'a way past nothing',
+      { database: { url: 'postgres://h/d', directUrl: 'postgres://h/d' } },
+      /database.directUrl/,
+    ],
     ['the registry as shared schema', { database: { sharedSchemas: ['partywall'] } }, /registry/],
     [
       'public as shared and as tenant',

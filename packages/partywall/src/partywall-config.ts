@@ -59,6 +59,11 @@ export interface DatabaseConfig {
    * out at the start, and refused if it does not go with this. @defaultValue `'none'`
    */
   readonly pooler?: 'none' | 'transaction' | undefined
+  /**
+   * With `pooler: 'transaction'`, the way to the server past the pooler, for what needs a session of its own: `wall.pool.listen`, `wall.pool.unsafeSession`, and changes of tenants by other processes. The user is that of `gateUrl`, or of `url`
+   * where there is no gate. @defaultValue none: the first two are refused
+   */
+  readonly directUrl?: string | undefined
   /** Where the embedded Postgres keeps its data. @defaultValue `'.partywall/postgres'` */
   readonly dataDir?: string | undefined
   /** Connections of `wall.pool`. @defaultValue `10` */
@@ -107,6 +112,7 @@ export type ResolvedPartywallConfig = Readonly<{
   databaseUrl: string | undefined
   gate: Gate | undefined
   pooler: 'none' | 'transaction'
+  directUrl: string | undefined
   dataDir: string
   max: number
   clusters: Readonly<Record<string, ClusterOptions>>
@@ -137,6 +143,7 @@ export const CONFIG_KEYS = {
     'url',
     'gateUrl',
     'pooler',
+    'directUrl',
     'dataDir',
     'max',
     'clusters',
@@ -167,7 +174,7 @@ export function resolvePartywallConfig(config: PartywallConfig = {}): ResolvedPa
     reveal: tenancy.reveal,
     databaseUrl: assertUrl('database.url', database.url, ['postgres:', 'postgresql:']),
     gate: resolveGate(database),
-    pooler: resolvePooler(database),
+    ...resolvePooler(database),
     dataDir,
     max,
     clusters: { ...clusters },
@@ -188,12 +195,19 @@ function resolveGate({ url, gateUrl }: DatabaseConfig): Gate | undefined {
   return configuredGate(checked)
 }
 
-function resolvePooler({ url, pooler = 'none' }: DatabaseConfig): 'none' | 'transaction' {
+function resolvePooler({
+  url,
+  pooler = 'none',
+  directUrl,
+}: DatabaseConfig): Pick<ResolvedPartywallConfig, 'pooler' | 'directUrl'> {
   if (pooler !== 'none' && pooler !== 'transaction')
     throw invalid(`database.pooler must be 'none' or 'transaction', got ${String(pooler)}.`)
   if (pooler !== 'none' && url === undefined)
     throw invalid('database.pooler needs database.url: nothing stands before an embedded Postgres.')
-  return pooler
+  const checked = assertUrl('database.directUrl', directUrl, ['postgres:', 'postgresql:'])
+  if (checked !== undefined && pooler === 'none')
+    throw invalid("database.directUrl is the way past database.pooler: 'transaction'.")
+  return { pooler, directUrl: checked }
 }
 
 function resolveSources(config: TenancyConfig): (TenantResolver | TenantResolverFunction)[] {

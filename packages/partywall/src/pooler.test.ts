@@ -134,6 +134,9 @@ describe('an address past the pooler', () => {
   test('is not taken for one', async () => {
     const wall = await open({ url: loginAs(db.url, OWNER) })
     await wall.run(ACME, () => wall.plugins.call('notes', 'add', 1))
+    expect(await wall.run(ACME, () => wall.plugins.call('notes', 'list'))).toEqual([
+      { id: 1, text: canary(ACME, 1) },
+    ])
     await wall.close()
   })
 })
@@ -167,12 +170,48 @@ describe.skipIf(missing)(`behind PgBouncer${missing ? ` (SKIPPED: ${missing})` :
       poolSize,
       users: [OWNER],
     })
-    await expectToWork({ url: pooler.urlOf(OWNER), pooler: 'transaction' })
+    const database: DatabaseConfig = { url: pooler.urlOf(OWNER), pooler: 'transaction' }
+    await expectToWork(database)
+    await using wall = await open(database)
+    await expect(
+      wall.run(ACME, () => wall.pool.listen('news', () => undefined)),
+    ).rejects.toMatchObject({ hint: expect.stringContaining('past the pooler') })
     // LISTEN would have stayed with a stranger.
     const stranger = new pg.Client(pooler.urlOf(OWNER))
     await stranger.connect()
     expect((await stranger.query('select pg_listening_channels()')).rows).toEqual([])
     await stranger.end()
+  })
+
+  test('a way past it is for what needs a session: changes of tenants are heard at once, and pool.listen listens', async () => {
+    await db.query(`alter role ${OWNER.name} set search_path = ''`)
+    await using pooler = await startPgBouncer({
+      postgresUrl: db.url,
+      poolMode: 'transaction',
+      poolSize: 2,
+      users: [OWNER],
+    })
+    const url = pooler.urlOf(OWNER)
+    await expect(open({ url, pooler: 'transaction', directUrl: url })).rejects.toMatchObject({
+      code: 'ERR_TENANCY_POOLER_UNSAFE',
+    })
+    const database: DatabaseConfig = {
+      url,
+      pooler: 'transaction',
+      directUrl: loginAs(db.url, OWNER),
+    }
+    await using wall = await open(database)
+    await using other = await open(database)
+    const heard: unknown[] = []
+    await other.run(ACME, () => other.pool.listen('news', (text) => heard.push(text)))
+    await wall.run(ACME, () => wall.pool.notify('news', canary(ACME, 1)))
+    await eventually(() => heard.length === 1)
+    expect(heard).toEqual([canary(ACME, 1)])
+    await other.run(GLOBEX, () => other.plugins.call('notes', 'list'))
+    await wall.tenants.suspend(GLOBEX)
+    await eventually(() =>
+      other.run(GLOBEX, () => false).catch((error: { code?: string }) => error.code),
+    )
   })
 
   test('the gate through it, the owner past it: changes of tenants are heard at once', async () => {
