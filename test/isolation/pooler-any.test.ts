@@ -21,9 +21,9 @@ it('D13 a pool that was not told of it is refused', async () => {
   expect(await assertPooler(world.openPool())).toMatchObject({ sessionState: 'leaks' })
 })
 
-describe.each(GROUNDS)('D13 transactions, $connections connection(s), role $role', (ground) =>
-  transactionRows(ground),
-)
-describe.each(GROUNDS)('D13 residue, $connections connection(s), role $role', (ground) =>
-  residueRows(ground),
-)
+describe.each(GROUNDS)('D13 transactions, $connections connection(s), role $role', (ground) => {
+  transactionRows(ground)
+})
+describe.each(GROUNDS)('D13 residue, $connections connection(s), role $role', (ground) => {
+  residueRows(ground)
+})
