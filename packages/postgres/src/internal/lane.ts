@@ -222,10 +222,9 @@ export class Lane {
       // The session has to be cleaned first, which is nothing for a lane.
       if (REFUSED.session.some((refused) => refused === code)) {
         // Behind a pooler the session is not this connection's, and anybody may have left it so.
-        if (!this.#connection.pooled) {
-          this.#taint('what an earlier tenant left')
-          if (this.#before !== undefined) this.#events.onResult(this.#before, undefined)
-        }
+        if (this.#connection.expectPast()) return unit.redo
+        this.#taint('what an earlier tenant left')
+        if (this.#before !== undefined) this.#events.onResult(this.#before, undefined)
         return unit.redo
       }
       if (failure.severity !== 'FATAL' && taintsSession(failure)) this.#taint('a scope that failed')

@@ -275,8 +275,9 @@ export class ScopedConnection extends PgConnectionBase {
     return { messages, scope, named, known, columns, binary }
   }
 
-  /** Whether each transaction may come to another session. */
-  get pooled(): boolean {
+  /** Has the scopes to come ask what a session holds now, and not what it has ever held. `false` if its session is one and the same. */
+  expectPast(): boolean {
+    if (this.#pooled) this.#cleaned = true
     return this.#pooled
   }
 
@@ -364,7 +365,7 @@ export class ScopedConnection extends PgConnectionBase {
     }
     const cleans = this.#mayClean
     const scope = this.#scopeFor(prefix)
-    if (cleans) this.#record = (again) => send(prefix.next, again.clean)
+    if (cleans) this.#record = (again) => send(this.#scopeAgain(prefix), again.clean)
     send(scope)
   }
 
@@ -645,19 +646,25 @@ export class ScopedConnection extends PgConnectionBase {
     const sent: Uint8Array[] = []
     this.#sent = sent
     this.#record = ({ first = [], clean = [] }) => {
-      super._send(Buffer.concat([...messagesOf(prefix.next, clean), ...first, ...sent]))
+      super._send(
+        Buffer.concat([...messagesOf(this.#scopeAgain(prefix), clean), ...first, ...sent]),
+      )
     }
     return 'scoped'
   }
 
-  #scopeFor({ first, firstAgain, next, within }: TenantPrefix): Prefix {
-    if (this.#status === 'T') return within
-    if (!this.#fresh) return next
+  #scopeFor({ first, firstAgain, next }: TenantPrefix): Prefix {
+    if (!this.#mayClean) return next
     this.#fresh = false
     return this.#cleaned ? firstAgain : first
   }
 
-  /** The statement that is to be sent asks whether the session is clean. */
+  /** For a statement that is sent once more; behind a pooler, perhaps in yet another session. */
+  #scopeAgain({ firstAgain, next }: TenantPrefix): Prefix {
+    return this.#pooled ? firstAgain : next
+  }
+
+  /** The statement that is to be sent asks whether the session is clean: as the first of a checkout, or of a transaction that may have come to another session. Not inside of one, whose own path and temporary objects it would find. */
   get #mayClean(): boolean {
     return this.#status === 'I' && (this.#fresh || this.#pooled)
   }

@@ -8,18 +8,16 @@ import {
   searchPathOf,
 } from '../search-path.ts'
 import { type DatabaseTarget, targetOf } from './database-target.ts'
-import { type Prefix, type ScopeValues, scopePrefix } from './scope-statement.ts'
+import { type Prefix, type ScopeUse, type ScopeValues, scopePrefix } from './scope-statement.ts'
 
 /** What enters a tenant. */
 export interface TenantPrefix {
-  /** For the first statement of a checkout: refused if the session has had temporary objects, which are then an earlier tenant's. */
+  /** For the first statement of a checkout, and behind a pooler of each transaction: refused if the session has had temporary objects, which are then somebody else's. */
   readonly first: Prefix
   /** The same on a connection that had some and was cleaned. */
   readonly firstAgain: Prefix
-  /** For every other statement: temporary objects are the tenant's own. */
+  /** For every other statement, and inside of a transaction: what is there is the tenant's own. */
   readonly next: Prefix
-  /** Inside of an open transaction, whose scope may have ended with the one that it was chained to. Asks nothing: what is there is the transaction's own. */
-  readonly within: Prefix
   /** The database that the tenant is in; `undefined` for the pool's own. */
   readonly target: DatabaseTarget | undefined
 }
@@ -57,14 +55,11 @@ export class TenantPrefixes {
     const { sharedSchemas, pooled } = this.#options
     assertNotShared(tenant, sharedSchemas)
     const values = this.valuesFor(tenant)
-    // Behind a pooler every statement may be the first that its session sees of the pool.
-    const firstAgain = scopePrefix('firstAgain', values, !pooled)
-    const within = scopePrefix('next', values, !pooled)
+    const prefix = (use: ScopeUse): Prefix => scopePrefix(use, values, !pooled)
     const bytes: TenantPrefix = {
-      first: pooled ? firstAgain : scopePrefix('first', values, true),
-      firstAgain,
-      next: pooled ? firstAgain : within,
-      within,
+      first: prefix('first'),
+      firstAgain: prefix('firstAgain'),
+      next: prefix('next'),
       target: targetOf(tenant, this.#hasLogin(tenant)),
     }
     this.#bytes.set(tenant, bytes)
