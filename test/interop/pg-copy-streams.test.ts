@@ -2,7 +2,6 @@ import { once } from 'node:events'
 import { PassThrough, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { TenantPool } from '@partywall/postgres'
 import { canary, eventually, foreignCanaries } from '@partywall/test-support'
 import type pg from 'pg'
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
@@ -26,6 +25,7 @@ import {
   POOL_SIZES,
   refusalOf,
   TENANTS,
+  withClient,
 } from './library-contract.ts'
 
 let world: TenantDatabase
@@ -55,18 +55,6 @@ const itemsIn = (text: string): Item[] =>
       const [id, owner = ''] = line.split('\t')
       return { id: Number(id), owner }
     })
-
-async function withClient<T>(
-  pool: TenantPool,
-  fn: (client: pg.PoolClient) => Promise<T>,
-): Promise<T> {
-  const client = await pool.connect()
-  try {
-    return await fn(client)
-  } finally {
-    client.release()
-  }
-}
 
 describeLibrary(
   () => world,
