@@ -3,6 +3,7 @@ import {
   createFaultProxy,
   eventually,
   type FaultProxy,
+  outcomeOf,
   type WireFaults,
 } from '@partywall/test-support'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
@@ -12,7 +13,7 @@ import {
   VARIANTS,
   type VariantWorld,
 } from '../isolation/variant-world.ts'
-import { expectNominal, expectOwnRows, outcomeOf, within } from './fault-fixture.ts'
+import { expectNominal, expectOwnRows, within } from './fault-fixture.ts'
 import { expectExactLedger, expectExplained, startTraffic, type Traffic } from './traffic.ts'
 
 let world: VariantWorld

@@ -1,17 +1,10 @@
 import type { TenantPool, TenantPoolOptions } from '@partywall/postgres'
-import { CopyIn, canary, eventually } from '@partywall/test-support'
+import { CopyIn, canary, eventually, outcomeOf } from '@partywall/test-support'
 import pg from 'pg'
 import Cursor from 'pg-cursor'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
 import { createVariantWorld, VARIANTS, type VariantWorld } from '../isolation/variant-world.ts'
-import {
-  backendOf,
-  expectNominal,
-  expectOwnRows,
-  outcomeOf,
-  terminate,
-  within,
-} from './fault-fixture.ts'
+import { backendOf, expectNominal, expectOwnRows, terminate, within } from './fault-fixture.ts'
 import { leasedStates, untilRunning } from './leased-states.ts'
 
 let world: VariantWorld

@@ -1,4 +1,3 @@
-import { TenancyError } from '@partywall/core'
 import type { TenantPool } from '@partywall/postgres'
 import { eventually } from '@partywall/test-support'
 import type pg from 'pg'
@@ -51,43 +50,6 @@ export async function expectNominal(world: VariantWorld, pool: TenantPool): Prom
     },
     { timeoutMs: Math.max(1, deadline - performance.now()) },
   )
-}
-
-/** SQLSTATEs and codes of a connection that is not there any more, or not yet again. */
-const GONE: ReadonlySet<string> = new Set([
-  '57P01',
-  '57P02',
-  '57P03',
-  '08003',
-  '08006',
-  'ECONNREFUSED',
-  'ECONNRESET',
-  'EPIPE',
-])
-
-/** Whether an error says that the connection broke, and nothing else. */
-export function saysGone(error: unknown): boolean {
-  const { code, message } = error as { code?: string; message?: string }
-  if (code !== undefined && GONE.has(code)) return true
-  return (
-    error instanceof Error &&
-    !TenancyError.is(error) &&
-    /^(?:Connection terminated|Client has encountered a connection error|Client was closed)/.test(
-      message ?? '',
-    )
-  )
-}
-
-/** `fulfilled`, `gone` for a broken connection, or the code or message of another error. */
-export async function outcomeOf(promise: Promise<unknown>): Promise<string> {
-  try {
-    await promise
-    return 'fulfilled'
-  } catch (error) {
-    if (saysGone(error)) return 'gone'
-    const { code, message } = error as { code?: string; message?: string }
-    return code ?? message ?? String(error)
-  }
 }
 
 /** The process of the server behind a client. */

@@ -1,15 +1,8 @@
 import type { TenantPool } from '@partywall/postgres'
-import { eventually } from '@partywall/test-support'
+import { eventually, outcomeOf } from '@partywall/test-support'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { createVariantWorld, VARIANTS, type VariantWorld } from '../isolation/variant-world.ts'
-import {
-  backendOf,
-  expectNominal,
-  expectOwnRows,
-  outcomeOf,
-  terminate,
-  within,
-} from './fault-fixture.ts'
+import { backendOf, expectNominal, expectOwnRows, terminate, within } from './fault-fixture.ts'
 
 describe.each(Object.values(VARIANTS))(
   'F1 $name: idle connections that the server ends',

@@ -1,15 +1,8 @@
 import type { TenantPool } from '@partywall/postgres'
-import { createFaultProxy, eventually, type FaultProxy } from '@partywall/test-support'
+import { createFaultProxy, eventually, type FaultProxy, outcomeOf } from '@partywall/test-support'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
 import { createVariantWorld, VARIANTS, type VariantWorld } from '../isolation/variant-world.ts'
-import {
-  backendOf,
-  expectNominal,
-  expectOwnRows,
-  outcomeOf,
-  terminate,
-  within,
-} from './fault-fixture.ts'
+import { backendOf, expectNominal, expectOwnRows, terminate, within } from './fault-fixture.ts'
 import { leasedStates, untilRunning } from './leased-states.ts'
 
 let world: VariantWorld

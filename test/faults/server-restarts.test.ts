@@ -2,12 +2,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { TenantPool } from '@partywall/postgres'
 import {
   createRestartablePostgres,
+  outcomeOf,
   type RestartablePostgres,
   type StopMode,
 } from '@partywall/test-support'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
 import { createVariantWorld, VARIANTS, type VariantWorld } from '../isolation/variant-world.ts'
-import { expectNominal, outcomeOf, RECOVERY_MS, within } from './fault-fixture.ts'
+import { expectNominal, RECOVERY_MS, within } from './fault-fixture.ts'
 import { expectExactLedger, expectExplained, startTraffic, type Traffic } from './traffic.ts'
 
 let server: RestartablePostgres

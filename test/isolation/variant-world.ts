@@ -83,8 +83,8 @@ export interface VariantWorld extends AsyncDisposable {
   viewOf(tenantId: string): View
   /** A table of a tenant, or the one that it shares with others, for SQL from outside. */
   tableOf(tenantId: string, table: 'item' | 'log'): string
-  /** All rows of all tables `log`. */
-  logs(): Promise<LogRow[]>
+  /** The rows of all tables `log`, or those whose unit begins so. */
+  logs(prefix?: string): Promise<LogRow[]>
   clearLogs(): Promise<void>
 }
 
@@ -211,11 +211,12 @@ export async function createVariantWorld(
       lock_timeout: seconds(lockTimeoutMs),
     }),
     tableOf,
-    async logs() {
+    async logs(prefix = '') {
       const places = byRow
         ? ['select tenant_id as place, unit, owner from public.log']
         : tenants.map((id) => `select '${id}' as place, unit, owner from ${tableOf(id, 'log')}`)
-      return (await db.query<LogRow>(`${places.join(' union all ')} order by 1, 2`)).rows
+      const sql = `select * from (${places.join(' union all ')}) logs where starts_with(unit, $1) order by 1, 2`
+      return (await db.query<LogRow>(sql, [prefix])).rows
     },
     async clearLogs() {
       await db.query(`truncate ${[...new Set(tenants.map((id) => tableOf(id, 'log')))].join(', ')}`)

@@ -12,6 +12,7 @@ export {
   type WireFaults,
   type WireMessage,
 } from './fault-proxy.ts'
+export { outcomeOf, saysGone } from './outcome.ts'
 export {
   createRestartablePostgres,
   type RestartablePostgres,
