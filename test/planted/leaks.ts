@@ -20,7 +20,10 @@ const RESOLUTION = 'packages/core/src/resolution.ts'
 const CONNECTION = 'packages/postgres/src/internal/scoped-connection.ts'
 const PREFIX = 'packages/postgres/src/internal/tenant-prefix.ts'
 const SCOPE = 'packages/postgres/src/internal/scope-statement.ts'
+const DATABASES = 'packages/postgres/src/internal/database-pools.ts'
 const POOL = 'packages/postgres/src/tenant-pool.ts'
+const ROWS = 'packages/postgres/src/row-isolation'
+const ROW_SUITE = ['test/isolation/row-isolation.test.ts']
 
 export const plantedLeaks: readonly PlantedLeak[] = [
   {
@@ -323,6 +326,156 @@ export const plantedLeaks: readonly PlantedLeak[] = [
         file: SCOPE,
         find: 'placeholder(index)}, true)',
         replace: "placeholder(index)}, ${setting !== 'role'})",
+      },
+    ],
+  },
+  {
+    name: 'empty-setting-is-a-tenant',
+    what: 'the setting that an earlier tenant left empty counts as a tenant',
+    row: 'D10',
+    files: ROW_SUITE,
+    edits: [
+      {
+        file: `${ROWS}/expressions.ts`,
+        find: "sql: `nullif(${SETTING}, '')${cast}`",
+        replace: 'sql: SETTING + cast',
+      },
+      {
+        file: `${ROWS}/expressions.ts`,
+        find: "`NULLIF(${PRINTED_SETTING}, ''::text)`",
+        replace: 'PRINTED_SETTING',
+      },
+    ],
+  },
+  {
+    name: 'policy-without-check',
+    what: 'whatever may be read may be written, in the name of anybody',
+    row: 'D11',
+    files: ROW_SUITE,
+    edits: [
+      {
+        file: `${ROWS}/policies.ts`,
+        find: 'with check (${condition})',
+        replace: 'with check (true)',
+      },
+      { file: `${ROWS}/policies.ts`, find: 'check === condition', replace: "check === 'true'" },
+    ],
+  },
+  {
+    name: 'policies-not-forced',
+    what: 'policies do not hold for the owner of the tables',
+    row: 'D9',
+    files: ROW_SUITE,
+    edits: [
+      {
+        file: `${ROWS}/policies.ts`,
+        find: 'if (!secured || !forced)',
+        replace: 'if (!secured)',
+      },
+      {
+        file: `${ROWS}/policies.ts`,
+        find: "...(forced ? [] : ['force row level security'])",
+        replace: '',
+      },
+    ],
+  },
+  {
+    name: 'truncate-stays-granted',
+    what: 'rights that no policy bounds stay with whoever has them',
+    row: 'D11',
+    files: ROW_SUITE,
+    edits: [
+      {
+        file: `${ROWS}/policies.ts`,
+        find: 'of relation.dangerousGrants)',
+        replace: 'of relation.dangerousGrants.slice(0, 0))',
+      },
+    ],
+  },
+  {
+    name: 'role-without-say',
+    what: 'a policy of roles looks at the setting alone',
+    row: 'D12',
+    files: ROW_SUITE,
+    edits: [
+      {
+        file: `${ROWS}/expressions.ts`,
+        find: "if (role === 'per-tenant') {",
+        replace: "if (role === ('never' as string)) {",
+      },
+    ],
+  },
+  {
+    name: 'role-beside-the-setting',
+    what: 'a policy compares the role with the setting, which a statement changes after it has been let in',
+    row: 'D12',
+    files: ROW_SUITE,
+    edits: [
+      {
+        file: `${ROWS}/expressions.ts`,
+        find: `    const isRoles = tenantRoleGuard(text, CURRENT_USER)
+    return {
+      sql: \`\${isTenants.sql} and \${isRoles.sql}\`,
+      printed: \`(\${isTenants.printed} AND \${isRoles.printed})\`,
+    }`,
+        replace: `    return equality(
+      \`case when current_user = 'tenant-' || \${SETTING} then \${value.sql} end\`,
+      \`\\nCASE\\n    WHEN (CURRENT_USER = ('tenant-'::text || \${PRINTED_SETTING})) THEN \${value.printed}\\n    ELSE NULL::text\\nEND\`,
+    )`,
+      },
+    ],
+  },
+  {
+    name: 'first-database-of-a-cluster',
+    what: 'the settings of a cluster are remembered with the database that was asked for first',
+    row: 'D1',
+    files: ['test/isolation/databases.test.ts'],
+    edits: [
+      {
+        file: DATABASES,
+        find: 'return database === undefined ? cluster.connection : { ...cluster.connection, database }',
+        replace:
+          'const kept = cluster as { first?: pg.ClientConfig }\n    return (kept.first ??= database === undefined ? cluster.connection : { ...cluster.connection, database })',
+      },
+    ],
+  },
+  {
+    name: 'database-in-a-url',
+    what: 'the name of a database is put into a connection string',
+    row: 'D17',
+    files: ['test/isolation/database-names.test.ts'],
+    edits: [
+      {
+        file: DATABASES,
+        find: 'return database === undefined ? cluster.connection : { ...cluster.connection, database }',
+        replace:
+          'const { user, password, host, port } = cluster.connection\n    return database === undefined ? cluster.connection : { connectionString: `postgres://${user}:${password}@${host}:${port}/${database}` }',
+      },
+    ],
+  },
+  {
+    name: 'prisma-gathers-tenants',
+    what: 'the Prisma client of a tenant is guarded where its statements are sent, after it has gathered the calls of a tick',
+    row: 'D15',
+    files: ['test/interop/prisma.test.ts'],
+    edits: [
+      {
+        file: 'packages/postgres/src/tenant-prisma.ts',
+        find: '    assertOwn()\n    return query(args)',
+        replace: '    return query(args)',
+      },
+    ],
+  },
+  {
+    name: 'prisma-writes-public',
+    what: 'PrismaPg on the pool itself, which writes public in front of every table, is let through',
+    row: 'D15',
+    files: ['test/interop/prisma.test.ts'],
+    edits: [
+      {
+        file: 'packages/postgres/src/internal/foreign-schema.ts',
+        find: "if (rowMode !== 'array' ||",
+        replace: "if (rowMode === 'array' ||",
       },
     ],
   },

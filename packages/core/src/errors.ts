@@ -12,6 +12,11 @@ export const ERRORS = {
     retryable: false,
     hint: 'The tenancy was closed. Create a new one, or close it later.',
   },
+  ERR_TENANCY_CLUSTER_UNKNOWN: {
+    status: 500,
+    retryable: false,
+    hint: "Name the cluster in the option clusters of the pool, or correct placement.cluster of the tenant's record.",
+  },
   ERR_TENANCY_CONTEXT_LOCKED: {
     status: 500,
     retryable: false,
@@ -31,6 +36,11 @@ export const ERRORS = {
     status: 503,
     retryable: true,
     hint: 'Check that the database server runs and that the address and the credentials are right.',
+  },
+  ERR_TENANCY_ENGINE_UNSUPPORTED: {
+    status: 500,
+    retryable: false,
+    hint: 'Install Citus 12 or newer in this database, and connect to its coordinator; see docs/guide/citus.md.',
   },
   ERR_TENANCY_FOREACH_FAILED: {
     status: 500,
@@ -147,6 +157,11 @@ export const ERRORS = {
     retryable: true,
     hint: 'The tenant has all the connections that it may have. Try again later, or raise maxPerTenant or max.',
   },
+  ERR_TENANCY_POOLER_UNSAFE: {
+    status: 500,
+    retryable: false,
+    hint: "Behind PgBouncer in transaction mode: pooler: 'transaction', and alter role ... set search_path = '' for the login of the pool.",
+  },
   ERR_TENANCY_REDIS_COMMAND_REFUSED: {
     status: 500,
     retryable: false,
@@ -167,6 +182,16 @@ export const ERRORS = {
     retryable: false,
     hint: 'A resolver or the authorize function threw. See cause.',
   },
+  ERR_TENANCY_ROW_ISOLATION_FAILED: {
+    status: 500,
+    retryable: false,
+    hint: 'Nothing was changed. Do what the findings say, or see cause for the error of the server.',
+  },
+  ERR_TENANCY_ROW_ISOLATION_MISSING: {
+    status: 500,
+    retryable: false,
+    hint: 'Call applyRowIsolation, or apply the migration of a new plan; what it cannot do, its findings name.',
+  },
   ERR_TENANCY_SCHEMA_MISSING: {
     status: 500,
     retryable: false,
@@ -176,6 +201,11 @@ export const ERRORS = {
     status: 409,
     retryable: false,
     hint: 'Drop what the message names, or make it independent of the schema, then repeat the call.',
+  },
+  ERR_TENANCY_SCHEMA_UNCLONABLE: {
+    status: 409,
+    retryable: false,
+    hint: 'A clone would leave out or change what the message names, so nothing was done.',
   },
   ERR_TENANCY_SCOPE_FAILED: {
     status: 500,
@@ -191,6 +221,11 @@ export const ERRORS = {
     status: 400,
     retryable: false,
     hint: 'Two sources of the request name different tenants. Send one, or make them agree.',
+  },
+  ERR_TENANCY_STATEMENT_REFUSED: {
+    status: 500,
+    retryable: false,
+    hint: 'The statement does not work on a connection that all tenants share. For LISTEN there is pool.listen(channel, listener).',
   },
   ERR_TENANCY_STORE_BUSY: {
     status: 503,

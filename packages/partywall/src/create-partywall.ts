@@ -29,6 +29,7 @@ import { Closers } from './internal/closers.ts'
 import { connectDatabase } from './internal/connect-database.ts'
 import { embeddedGate } from './internal/gate.ts'
 import { loadPeer } from './internal/load-peer.ts'
+import { guardPooler } from './internal/pooler-guard.ts'
 import { Provisioner } from './internal/provisioner.ts'
 import { seedOnce } from './internal/seed-ledger.ts'
 import { createTenantKysely, type KyselyPeer } from './internal/tenant-kysely.ts'
@@ -44,6 +45,9 @@ import { PluginScheduler } from './plugin-scheduler.ts'
 import { definePlugin, type PartywallServices } from './plugin-services.ts'
 import { TenantManager } from './tenant-manager.ts'
 
+/** How long a tenant that another process has suspended is still served where nobody tells of it, in two halves. */
+const UNWATCHED = { maxAgeMs: 5_000, staleWhileRevalidateMs: 5_000 }
+
 type PluginExtras = Pick<PartywallServices, 'db' | 'pool' | 'cache' | 'scheduler'>
 
 /**
@@ -53,7 +57,7 @@ type PluginExtras = Pick<PartywallServices, 'db' | 'pool' | 'cache' | 'scheduler
  * and every active tenant has the migrations, seeds and schedules of its plugins.
  *
  * @throws {TenancyError} by rejection: `ERR_TENANCY_OPTION_INVALID`, `ERR_TENANCY_PLUGIN_*`, `ERR_TENANCY_PEER_MISSING`, `ERR_TENANCY_DATABASE_UNAVAILABLE`, `ERR_TENANCY_REDIS_UNAVAILABLE`,
- * `ERR_TENANCY_MIGRATION_*`, `ERR_TENANCY_SHARED_TABLE_SHADOWED`, and whatever `tenants.create` rejects with.
+ * `ERR_TENANCY_POOLER_UNSAFE`, `ERR_TENANCY_MIGRATION_*`, `ERR_TENANCY_SHARED_TABLE_SHADOWED`, and whatever `tenants.create` rejects with.
  */
 export async function createPartywall(config: PartywallConfig = {}): Promise<Partywall> {
   const resolved = resolvePartywallConfig(config)
@@ -76,7 +80,7 @@ async function start(
   kysely: KyselyPeer,
   closers: Closers,
 ): Promise<Partywall> {
-  const { redisUrl, sharedSchemas, max, defaultTenant } = config
+  const { redisUrl, sharedSchemas, max, clusters, databases, defaultTenant } = config
   if (redisUrl !== undefined) {
     const ioredis = await loadPeer('ioredis', 'redis.url', () => import('ioredis'))
     if (TenancyError.is(ioredis)) throw ioredis
@@ -85,20 +89,36 @@ async function start(
   const connectionString = config.databaseUrl ?? (await embedded(config.dataDir, closers))
   const storePool = await connectDatabase(connectionString)
   closers.add('The pool of the tenant registry', () => storePool.end())
-  const store = new PostgresTenantStore(storePool)
-  await store.migrate()
   const gate =
     config.databaseUrl === undefined ? await embeddedGate(storePool, connectionString) : config.gate
+  const { pooler } = config
   const login =
     gate === undefined
-      ? { connectionString }
+      ? { connectionString, pooler }
       : {
           connectionString: gate.url,
+          pooler,
           role: 'per-tenant' as const,
           central: { connectionString },
         }
+  // Nothing stands before a server that was started here.
+  const watch =
+    config.databaseUrl === undefined
+      ? 'listen'
+      : await guardPooler({
+          login: { ...login, clusters },
+          clusters: Object.keys(clusters),
+          registry: storePool,
+          registryApart: gate !== undefined,
+        })
+  const store = new PostgresTenantStore(storePool, { watch })
+  await store.migrate()
 
-  const tenancy = createTenancy({ store, ...tenancyOptions(config) })
+  const tenancy = createTenancy({
+    store,
+    ...tenancyOptions(config),
+    ...(watch === 'off' ? { lookup: UNWATCHED } : {}),
+  })
   closers.add('The tenancy', () => tenancy.close())
   await tenancy.ready()
 
@@ -114,12 +134,14 @@ async function start(
     redis.on('error', () => undefined)
     closers.add('Redis', () => (redis.status === 'ready' ? redis.quit() : redis.disconnect()))
   }
-  const pool = new TenantPool(tenancy, { ...login, max, sharedSchemas })
+  const pool = new TenantPool(tenancy, { ...login, max, sharedSchemas, clusters, databases })
   closers.add('The pool', () => pool.end())
   const provisioningPool = new TenantPool(tenancy, {
     ...login,
     max: 4,
     sharedSchemas,
+    clusters,
+    databases: { ...databases, maxConnections: 4, idleTimeoutMs: 2_000 },
     // Needed at the start and now and then.
     idleTimeoutMillis: 2_000,
   })
@@ -148,6 +170,7 @@ async function start(
     pool: provisioningPool,
     central: storePool,
     gate: gate?.role,
+    clusters,
     kysely,
     host,
     scheduler,
@@ -190,7 +213,8 @@ async function rehearse(config: ResolvedPartywallConfig): Promise<void> {
   })
   try {
     createPluginHost(tenancy, { plugins: config.plugins, services: () => ({}) as PluginExtras })
-    await new TenantPool(tenancy, { sharedSchemas: config.sharedSchemas }).end()
+    const { sharedSchemas, clusters, databases } = config
+    await new TenantPool(tenancy, { sharedSchemas, clusters, databases }).end()
   } finally {
     await tenancy.close()
   }

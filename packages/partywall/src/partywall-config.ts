@@ -13,6 +13,7 @@ import {
   type TenantResolver,
   type TenantResolverFunction,
 } from '@partywall/core'
+import type { ClusterOptions, DatabasesOptions } from '@partywall/postgres'
 import { assertUrl } from './internal/assert-url.ts'
 import { finalStatusOf } from './internal/final-status.ts'
 import { configuredGate, type Gate } from './internal/gate.ts'
@@ -53,10 +54,19 @@ export interface DatabaseConfig {
    * outside of tenants alone; its user must own the schemas and may create roles. @defaultValue none: tenants' statements run as the user of `url`. An embedded Postgres always has a gate.
    */
   readonly gateUrl?: string | undefined
+  /**
+   * What stands between `wall.pool` and the server: `'transaction'` for PgBouncer and its like in transaction mode, with a login whose search_path is empty, see docs/guide/poolers.md. What is really there is found
+   * out at the start, and refused if it does not go with this. @defaultValue `'none'`
+   */
+  readonly pooler?: 'none' | 'transaction' | undefined
   /** Where the embedded Postgres keeps its data. @defaultValue `'.partywall/postgres'` */
   readonly dataDir?: string | undefined
   /** Connections of `wall.pool`. @defaultValue `10` */
   readonly max?: number | undefined
+  /** Other Postgres servers, by the name that `placement.cluster` of tenants says. @defaultValue `{}` */
+  readonly clusters?: Readonly<Record<string, ClusterOptions>> | undefined
+  /** Limits of the connections of `wall.pool` to databases other than that of `url`. */
+  readonly databases?: DatabasesOptions | undefined
   /** Schemas of data that all tenants share. @defaultValue `['public']`; `[]` if `defaultTenant` is `'public'` */
   readonly sharedSchemas?: readonly string[] | undefined
 }
@@ -96,8 +106,11 @@ export type ResolvedPartywallConfig = Readonly<{
   reveal: Reveal | undefined
   databaseUrl: string | undefined
   gate: Gate | undefined
+  pooler: 'none' | 'transaction'
   dataDir: string
   max: number
+  clusters: Readonly<Record<string, ClusterOptions>>
+  databases: DatabasesOptions
   sharedSchemas: readonly string[]
   redisUrl: string | undefined
   plugins: readonly Plugin<PartywallServices>[]
@@ -120,7 +133,16 @@ export const CONFIG_KEYS = {
     'reveal',
     'resolve',
   ],
-  database: ['url', 'gateUrl', 'dataDir', 'max', 'sharedSchemas'],
+  database: [
+    'url',
+    'gateUrl',
+    'pooler',
+    'dataDir',
+    'max',
+    'clusters',
+    'databases',
+    'sharedSchemas',
+  ],
   redis: ['url'],
 } as const
 
@@ -132,7 +154,7 @@ export function resolvePartywallConfig(config: PartywallConfig = {}): ResolvedPa
     assertKnownKeys(name, value, CONFIG_KEYS[name as 'tenancy' | 'database' | 'redis'])
   if (!Array.isArray(plugins)) throw invalid('plugins must be a list of plugins.')
   if (log !== undefined && typeof log !== 'function') throw invalid('log must be a function.')
-  const { dataDir = '.partywall/postgres', max = 10 } = database
+  const { dataDir = '.partywall/postgres', max = 10, clusters = {}, databases = {} } = database
   if (typeof dataDir !== 'string' || dataDir === '')
     throw invalid('database.dataDir must be the path of a directory.')
   if (!Number.isSafeInteger(max) || max < 1)
@@ -145,8 +167,11 @@ export function resolvePartywallConfig(config: PartywallConfig = {}): ResolvedPa
     reveal: tenancy.reveal,
     databaseUrl: assertUrl('database.url', database.url, ['postgres:', 'postgresql:']),
     gate: resolveGate(database),
+    pooler: resolvePooler(database),
     dataDir,
     max,
+    clusters: { ...clusters },
+    databases,
     sharedSchemas: resolveSharedSchemas(database.sharedSchemas, defaultTenant),
     redisUrl: assertUrl('redis.url', redis.url, ['redis:', 'rediss:']),
     plugins: plugins.map((plugin) => definePlugin<PartywallServices>(plugin)),
@@ -161,6 +186,14 @@ function resolveGate({ url, gateUrl }: DatabaseConfig): Gate | undefined {
   if (url === undefined)
     throw invalid('database.gateUrl needs database.url, the login of the owner.')
   return configuredGate(checked)
+}
+
+function resolvePooler({ url, pooler = 'none' }: DatabaseConfig): 'none' | 'transaction' {
+  if (pooler !== 'none' && pooler !== 'transaction')
+    throw invalid(`database.pooler must be 'none' or 'transaction', got ${String(pooler)}.`)
+  if (pooler !== 'none' && url === undefined)
+    throw invalid('database.pooler needs database.url: nothing stands before an embedded Postgres.')
+  return pooler
 }
 
 function resolveSources(config: TenancyConfig): (TenantResolver | TenantResolverFunction)[] {

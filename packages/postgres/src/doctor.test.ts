@@ -1,12 +1,14 @@
 import { randomBytes } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { createTenancy, createTenant, header, memoryTenantStore } from '@partywall/core'
-import { createTestDatabase, type TestDatabase } from '@partywall/test-support'
+import { createTestDatabase, startTestPooler, type TestDatabase } from '@partywall/test-support'
 import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, inject, it } from 'vitest'
 import { CHECKS, LINT_FAILED, LINTS } from './doctor/catalogue.ts'
 import type { FindingCode } from './doctor/lint.ts'
 import { type DoctorOptions, type DoctorReport, doctor, Round } from './doctor.ts'
+import { TenantPool } from './tenant-pool.ts'
+import type { TenantPoolOptions } from './tenant-pool-options.ts'
 import { createTenantSchema } from './tenant-schema.ts'
 
 const TENANTS = ['acme', 'globex'] as const
@@ -85,12 +87,15 @@ const CODES = [...LINTS, ...CHECKS].map(({ code }) => code)
 describe('a database in good order', () => {
   it('has no finding at all, and everything was checked', async () => {
     const pool = open(app)
+    await using tenancy = both()
+    const served = new TenantPool(tenancy, { connectionString: pool.options.connectionString })
     try {
-      const report = await doctor(pool, { tenancy: both() })
+      const report = await doctor(pool, { tenancy, pool: served })
       expect(report.findings).toEqual([])
       expect(report.ok).toBe(true)
       expect([...report.checked].sort()).toEqual([...CODES].sort())
     } finally {
+      await served.end()
       await pool.end()
     }
   })
@@ -112,6 +117,7 @@ describe('a database in good order', () => {
       'PARTYWALL_TENANT_MARK_ORPHANED',
       'PARTYWALL_UNVERIFIED_SOURCE',
       'PARTYWALL_TENANT_PLACE_INVALID',
+      'PARTYWALL_POOLER_UNSAFE',
     ])
   })
 
@@ -220,6 +226,43 @@ const PLANTED: readonly Planted[] = [
     what: 'TRUNCATE for everybody and for the application',
     sql: () => `grant truncate on pooled.item to public, ${app}`,
     evidence: () => ['pooled.item: granted to public', `pooled.item: granted to ${app}`].sort(),
+  },
+  {
+    code: 'PARTYWALL_RLS_KEY_SHARED',
+    what: 'keys that tenants share',
+    sql: () => `alter table pooled.item add constraint once unique (note); create unique index "Once more" on pooled.item (lower(note)) include (tenant_id);
+      create unique index fine on pooled.item (note, tenant_id);
+      create table pooled.bare (id int primary key); alter table pooled.bare enable row level security; alter table pooled.bare force row level security`,
+    evidence: () => ['pooled.item: pooled."Once more"', 'pooled.item: pooled.once'],
+  },
+  {
+    code: 'PARTYWALL_RLS_FOREIGN_KEY_OPEN',
+    what: 'foreign keys to rows of any tenant',
+    sql: () => `alter table pooled.item add column by_tenant text, add column parent int, add constraint fine foreign key (tenant_id, parent) references pooled.item (tenant_id, id),
+        add constraint crossed foreign key (by_tenant, parent) references pooled.item (tenant_id, id);
+      create table pooled.outside (t text, id int, constraint out_of foreign key (t, id) references pooled.item)`,
+    evidence: () => [
+      'pooled.item: constraint "crossed" to pooled.item',
+      'pooled.outside: constraint "out_of" to pooled.item',
+    ],
+  },
+  {
+    code: 'PARTYWALL_RLS_SEQUENCE_SHARED',
+    what: 'numbers that tenants draw from one sequence',
+    sql: () => `alter table pooled.item add column number serial, add column given int generated always as identity;
+      create sequence pooled.loose; create sequence pooled.unused; alter table pooled.item add column token int default nextval('pooled.loose')`,
+    evidence: () => [
+      'pooled.item.given draws from pooled.item_given_seq',
+      'pooled.item.number draws from pooled.item_number_seq',
+      'pooled.item.token draws from pooled.loose',
+    ],
+  },
+  {
+    code: 'PARTYWALL_DEFINER_BYPASSES_RLS',
+    what: 'a definer function of a superuser beside policies',
+    sql: () => `create function pooled.total() returns bigint language sql security definer set search_path = pg_catalog as 'select count(*) from pooled.item';
+      create function pooled.own() returns bigint language sql security definer set search_path = pg_catalog as 'select 1::bigint'; alter function pooled.own() owner to ${owner}`,
+    evidence: () => [expect.stringMatching(/^pooled\.total\(\) of "/)],
   },
   {
     code: 'PARTYWALL_TENANT_SCHEMA_UNMARKED',
@@ -374,7 +417,13 @@ describe('an unsafe fact', () => {
 
   it('is planted above for every lint, but for the version of the server', () => {
     const planted = new Set(PLANTED.map(({ code }) => code))
-    expect(CODES.filter((code) => !planted.has(code))).toEqual(['PARTYWALL_SERVER_VULNERABLE'])
+    // The two about poolers below; those about Citus are planted in test/isolation/citus.test.ts.
+    const others = CODES.filter((code) => !code.startsWith('PARTYWALL_CITUS_'))
+    expect(others.filter((code) => !planted.has(code))).toEqual([
+      'PARTYWALL_SERVER_VULNERABLE',
+      'PARTYWALL_POOLER_UNSAFE',
+      'PARTYWALL_POOLER_UNPROBED',
+    ])
   })
 
   it.each([
@@ -518,6 +567,74 @@ describe('options', () => {
       message: expect.stringMatching(message),
     })
     expect(central.idleCount).toBe(central.totalCount)
+  })
+})
+
+describe('a pooler', () => {
+  const lookThrough = async (
+    url: string,
+    options: TenantPoolOptions,
+    central: string,
+  ): Promise<DoctorReport> => {
+    await using tenancy = both()
+    const plain = new pg.Pool({ connectionString: central, max: 1 })
+    const pool = new TenantPool(tenancy, { connectionString: url, ...options })
+    try {
+      return await doctor(plain, { tenancy, loginRole: app, pool })
+    } finally {
+      await pool.end()
+      await plain.end()
+    }
+  }
+  const asApp = (url: string): string =>
+    Object.assign(new URL(url), { username: app, password: 'secret' }).href
+
+  it('PARTYWALL_POOLER_UNSAFE: one that shares connections, and a pool that was not told', async () => {
+    await using pooler = await startTestPooler({ postgresUrl: asApp(db.url), connections: 2 })
+    const report = await lookThrough(pooler.url, {}, db.url)
+    expect(codesOf(report)).toEqual(['PARTYWALL_POOLER_UNSAFE'])
+    expect(evidenceOf(report, 'PARTYWALL_POOLER_UNSAFE')).toEqual([
+      expect.stringMatching(/pooler: 'none'.*the next client found.*search_path = ''/),
+    ])
+    expect(report.ok).toBe(false)
+  })
+
+  it('PARTYWALL_POOLER_UNSAFE: a pool that was told, and a login with a path', async () => {
+    await using pooler = await startTestPooler({ postgresUrl: asApp(db.url), connections: 2 })
+    const report = await lookThrough(pooler.url, { pooler: 'transaction' }, db.url)
+    expect(evidenceOf(report, 'PARTYWALL_POOLER_UNSAFE')).toEqual([
+      expect.stringContaining('"$user", public'),
+    ])
+  })
+
+  it('is nothing to speak of with a pool that was told, and a login without a path', async () => {
+    await db.query(`alter role ${app} set search_path = ''`)
+    await using pooler = await startTestPooler({ postgresUrl: asApp(db.url), connections: 2 })
+    const report = await lookThrough(pooler.url, { pooler: 'transaction' }, pooler.url)
+    expect(report.findings).toEqual([])
+    expect(report.checked).toContain('PARTYWALL_POOLER_UNSAFE')
+  })
+
+  it('PARTYWALL_POOLER_UNPROBED: one in front of doctor itself, without a pool to look at', async () => {
+    await using pooler = await startTestPooler({ postgresUrl: db.url, connections: 1 })
+    const plain = new pg.Pool({ connectionString: pooler.url, max: 1 })
+    const report = await doctor(plain, { tenancy: both(), loginRole: app })
+    await plain.end()
+    expect(codesOf(report)).toEqual(['PARTYWALL_POOLER_UNPROBED'])
+    expect(report.ok).toBe(true)
+    expect(evidenceOf(report, 'PARTYWALL_POOLER_UNPROBED')).toEqual([
+      expect.stringMatching(/^process \d+ answers on a connection .* process \d+$/),
+    ])
+  })
+
+  it('that cannot be looked at is a failure, and all the rest is checked', async () => {
+    const report = await lookThrough('postgres://nobody@127.0.0.1:1/x', {}, db.url)
+    expect(codesOf(report)).toEqual(['PARTYWALL_LINT_FAILED'])
+    expect(evidenceOf(report, 'PARTYWALL_LINT_FAILED')).toEqual([
+      expect.stringMatching(/^PARTYWALL_POOLER_UNSAFE: .*could not be told/),
+    ])
+    expect(report.checked).not.toContain('PARTYWALL_POOLER_UNSAFE')
+    expect(report.checked).toContain('PARTYWALL_RLS_NOT_FORCED')
   })
 })
 

@@ -1,16 +1,27 @@
-import { assertKnownKeys, errorText, type Tenancy, TenancyError } from '@partywall/core'
+import {
+  assertKnownKeys,
+  errorText,
+  type Tenancy,
+  TenancyError,
+  type TenantPlacement,
+} from '@partywall/core'
 import type pg from 'pg'
-import { CHECKS, type Check, LINT_FAILED, LINTS } from './doctor/catalogue.ts'
+import { CHECKS, LINT_FAILED, LINTS } from './doctor/catalogue.ts'
 import { type DoctorFacts, readTenants, type TenantFacts } from './doctor/facts.ts'
 import {
+  type Check,
   type FindingCode,
   type FindingSeverity,
   findEvidence,
   type Lint,
   type LintHead,
 } from './doctor/lint.ts'
+import { assertEngine, type DatabaseEngine } from './internal/citus.ts'
+import { poolerProblems } from './internal/pooler-problems.ts'
 import { withTransaction } from './internal/with-transaction.ts'
+import { probePooler } from './pooler-probe.ts'
 import { assertSchemaName } from './search-path.ts'
+import type { TenantPool } from './tenant-pool.ts'
 
 export type { FindingCode, FindingSeverity }
 
@@ -19,8 +30,14 @@ export interface DoctorOptions {
   readonly tenancy?: Tenancy | undefined
   /** The shared schemas of the pool. @defaultValue `['public']` */
   readonly sharedSchemas?: readonly string[] | undefined
+  /** Where `central` is, in the words of tenants' records: `pool.centralOf(tenant)` goes with `tenant.placement`. @defaultValue `{}`: the pool's own database */
+  readonly place?: Pick<TenantPlacement, 'cluster' | 'database'> | undefined
   /** The role that the application logs in as. @defaultValue the role that `central` logs in as */
   readonly loginRole?: string | undefined
+  /** The pool of the application, to find out what stands between it and the server. Absent: that is not looked at, and `checked` shows it. */
+  readonly pool?: TenantPool | undefined
+  /** `'citus'`: tenants' schemas are to be distributed. Where the extension is installed, its lints run anyway. @defaultValue `'postgres'` */
+  readonly engine?: DatabaseEngine | undefined
 }
 
 /** An unsafe fact. */
@@ -48,15 +65,31 @@ const SEVERITIES: readonly FindingSeverity[] = ['error', 'warning', 'info']
 /**
  * Looks for facts in the database that would let one tenant reach the data of another: see docs/reference/doctor.md for every code.
  *
- * Reads `pg_catalog` alone, in one read-only transaction and one snapshot; it locks no table, changes nothing, and may be repeated at any time, also on a standby. A lint that fails is a finding
+ * Reads `pg_catalog` alone, in one read-only transaction and one snapshot; it locks no table, changes nothing, and may be repeated at any time, also on a standby. With `pool` it
+ * also opens a few connections as the pool would, see `probePooler`. A lint that fails is a finding
  * `PARTYWALL_LINT_FAILED`, and the others run all the same.
  *
  * @param central - a pool outside of every tenant, `pool.central`.
  * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID` for options that are wrong or a role that does not exist. Rejects with the error of the driver if the server cannot be asked.
  */
 export async function doctor(central: pg.Pool, options: DoctorOptions = {}): Promise<DoctorReport> {
-  assertKnownKeys('doctor', options, ['tenancy', 'sharedSchemas', 'loginRole'])
-  const { tenancy, sharedSchemas = ['public'], loginRole } = options
+  assertKnownKeys('doctor', options, [
+    'tenancy',
+    'sharedSchemas',
+    'place',
+    'loginRole',
+    'pool',
+    'engine',
+  ])
+  const {
+    tenancy,
+    sharedSchemas = ['public'],
+    place = {},
+    loginRole,
+    pool,
+    engine = 'postgres',
+  } = options
+  assertEngine(engine)
   if (!Array.isArray(sharedSchemas))
     throw new TenancyError(
       'ERR_TENANCY_OPTION_INVALID',
@@ -66,7 +99,8 @@ export async function doctor(central: pg.Pool, options: DoctorOptions = {}): Pro
 
   const round = new Round()
   // Before the transaction: a store that shares the pool must not wait for the connection that waits for it.
-  const tenants = tenancy === undefined ? undefined : await round.tenantsOf(tenancy)
+  const tenants = tenancy === undefined ? undefined : await round.tenantsOf(tenancy, place)
+  const pooler = pool === undefined ? undefined : await round.poolerOf(pool)
   await withTransaction(central, async (client) => {
     await client.query('set transaction isolation level repeatable read, read only')
     // Whatever functions and operators others have planted in a schema, the server's own are meant. JIT costs more than such a query.
@@ -77,7 +111,9 @@ export async function doctor(central: pg.Pool, options: DoctorOptions = {}): Pro
     await round.run(client, {
       ...server,
       sharedSchemas,
+      engine,
       tenants,
+      pooler,
       unverifiedSources: tenancy?.unverifiedSources,
     })
   })
@@ -118,14 +154,29 @@ export class Round {
   }
 
   /** The tenants, or a failure that says what stays unknown without them. */
-  async tenantsOf(tenancy: Tenancy): Promise<TenantFacts | undefined> {
+  async tenantsOf(
+    tenancy: Tenancy,
+    place: Pick<TenantPlacement, 'cluster' | 'database'> = {},
+  ): Promise<TenantFacts | undefined> {
     try {
-      return await readTenants(tenancy)
+      return await readTenants(tenancy, place)
     } catch (error) {
       const blind = [...this.#lints, ...this.#checks].filter(({ needs }) => needs === 'tenants')
       this.#failures.push(
         `${blind.map(({ code }) => code).join(', ')}: the tenants could not be listed: ${errorText(error)}`,
       )
+      return undefined
+    }
+  }
+
+  /** What is wrong between the pool and the server, or a failure. */
+  async poolerOf(pool: TenantPool): Promise<readonly string[] | undefined> {
+    try {
+      const report = await probePooler(pool)
+      const problems = poolerProblems(report, pool.pooler)
+      return problems.map(({ what, remedy }) => [what, ...report.evidence, remedy].join(' '))
+    } catch (error) {
+      this.#failures.push(`PARTYWALL_POOLER_UNSAFE: ${errorText(error)}`)
       return undefined
     }
   }
@@ -145,6 +196,7 @@ export class Round {
   ): Promise<void> {
     if (lint.needs === 'tenants' && facts.tenants === undefined) return
     if (lint.needs === 'tenancy' && facts.unverifiedSources === undefined) return
+    if (lint.needs === 'pool' && facts.pooler === undefined) return
     // One that fails must not take the transaction, and with it all that follow, along.
     await client.query('savepoint lint')
     try {

@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict'
 import { createTenancy, memoryTenantStore, type Tenancy } from '@partywall/core'
 import { createTestDatabase, eventually, type TestDatabase } from '@partywall/test-support'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
@@ -204,6 +205,29 @@ describe('statements that share a connection', () => {
     expect(await seen).toEqual(['t1', 'no value', 't3'])
   })
 
+  it('one whose parameters cannot be written down takes nothing from those behind it, also as the first of a connection', async () => {
+    const pool = openPool()
+    await know(pool, 'select $1::text as who', ['x'])
+    // Another connection, which knows nothing yet.
+    await tenancy.run('t0', async () => (await pool.connect()).release(true))
+    const results = await Promise.all(
+      ['bad', 'good', 'good'].map((kind, unit) =>
+        tenancy.run(tenantOf(unit), () =>
+          pool
+            .query<{ who: string }>('select $1::text as who', [
+              { toPostgres: () => (kind === 'bad' ? assert.fail('no value') : kind) },
+            ])
+            .then(
+              ({ rows }) => rows[0]?.who,
+              (error: Error) => error.message,
+            ),
+        ),
+      ),
+    )
+    expect(results).toEqual(['no value', 'good', 'good'])
+    expect(pool.destroyedCount).toBe(0)
+  })
+
   it('callbacks and row modes work as on any pool', async () => {
     const pool = openPool()
     await know(pool)
@@ -331,11 +355,11 @@ describe('faults', () => {
       await Promise.all(units)
     }
     expect(outcomes).toEqual([])
-    await tenancy.run('t1', async () => {
-      expect((await pool.query('select owner from item where id = 2')).rows).toEqual([
-        { owner: 'canary:t1:2' },
-      ])
-    })
+    // A server process that was told to end may take one more statement with it.
+    const owner = await eventually(() =>
+      tenancy.run('t1', async () => (await pool.query('select owner from item where id = 2')).rows),
+    )
+    expect(owner).toEqual([{ owner: 'canary:t1:2' }])
     await eventually(() => pool.waitingCount === 0 && pool.idleCount === pool.totalCount)
   })
 

@@ -1,4 +1,5 @@
 import {
+  assertKnownKeys,
   assertNoPhysicalConflict,
   createTenant,
   TenancyError,
@@ -75,6 +76,14 @@ const SELECT = `select t.id, t.name, t.status, t.isolation, t.placement, t.tags,
   array(select d.domain from partywall.tenant_domains d where d.tenant_id = t.id order by 1) as domains
   from partywall.tenants t`
 
+export interface PostgresTenantStoreOptions {
+  /**
+   * `'off'`: changes are not listened for, and a cached tenant changes when its time is up (`lookup.maxAgeMs`). Needed behind a pooler that shares connections: a LISTEN would stay with whoever comes next.
+   * @defaultValue `'listen'`
+   */
+  readonly watch?: 'listen' | 'off' | undefined
+}
+
 /**
  * Tenants in Postgres, in the schema `partywall`. Changes reach every process by LISTEN/NOTIFY, also those made by hand, because a trigger tells of them.
  *
@@ -83,9 +92,24 @@ const SELECT = `select t.id, t.name, t.status, t.isolation, t.placement, t.tags,
 export class PostgresTenantStore implements TenantStore {
   readonly #pool: pg.Pool
 
-  /** @param pool - a plain pool (`TenantPool.central`, or one of your own). It is not closed by the store. */
-  constructor(pool: pg.Pool) {
+  /** Listens on a connection of its own, which is opened again when it breaks; what changed in between is covered by `'*'`. */
+  readonly watch?: (onChange: (id: string) => void) => Promise<AsyncDisposable>
+
+  /**
+   * @param pool - a plain pool (`TenantPool.central`, or one of your own). It is not closed by the store.
+   * @throws {TenancyError} `ERR_TENANCY_OPTION_INVALID`.
+   */
+  constructor(pool: pg.Pool, options: PostgresTenantStoreOptions = {}) {
+    assertKnownKeys('PostgresTenantStore', options, ['watch'])
+    const { watch = 'listen' } = options
+    if (watch !== 'listen' && watch !== 'off')
+      throw new TenancyError(
+        'ERR_TENANCY_OPTION_INVALID',
+        `watch must be 'listen' or 'off', got ${String(watch)}.`,
+      )
     this.#pool = pool
+    if (watch === 'listen')
+      this.watch = (onChange) => watchChannel(pool.options, CHANNEL, onChange, () => onChange('*'))
   }
 
   /** Creates what the store needs; safe to repeat and to race. */
@@ -213,11 +237,6 @@ export class PostgresTenantStore implements TenantStore {
     }
   }
 
-  /** Listens on a connection of its own, which is opened again when it breaks; what changed in between is covered by `'*'`. */
-  async watch(onChange: (id: string) => void): Promise<AsyncDisposable> {
-    return watchChannel(this.#pool.options, CHANNEL, onChange, () => onChange('*'))
-  }
-
   async #find(condition: string, value: string): Promise<Tenant | undefined> {
     const { rows } = await this.#pool.query<Row>(`${SELECT} where ${condition}`, [value])
     const [row] = rows
@@ -245,8 +264,11 @@ export class PostgresTenantStore implements TenantStore {
 }
 
 /** Makes a {@link PostgresTenantStore}. */
-export function postgresTenantStore(pool: pg.Pool): PostgresTenantStore {
-  return new PostgresTenantStore(pool)
+export function postgresTenantStore(
+  pool: pg.Pool,
+  options?: PostgresTenantStoreOptions,
+): PostgresTenantStore {
+  return new PostgresTenantStore(pool, options)
 }
 
 function tenantOf({ release, ...row }: Row): Tenant {

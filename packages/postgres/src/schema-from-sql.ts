@@ -1,6 +1,13 @@
 import type { Tenant } from '@partywall/core'
 import pg from 'pg'
 import {
+  assertCanDistribute,
+  assertEngine,
+  createSchemaSql,
+  type DatabaseEngine,
+  engineErrorOf,
+} from './internal/citus.ts'
+import {
   findSchema,
   notTheTenants,
   ownSchemaOf,
@@ -12,6 +19,8 @@ import { assertNotShared, quoteIdentifier, searchPathOf } from './search-path.ts
 export interface SchemaFromSqlOptions {
   /** Schemas behind the tenant's own in the path that the text runs under; the same as those of the pool. @defaultValue `['public']` */
   readonly sharedSchemas?: readonly string[] | undefined
+  /** `'citus'`: the schema is distributed, and so is every table of the text (docs/guide/citus.md). @defaultValue `'postgres'` */
+  readonly engine?: DatabaseEngine | undefined
 }
 
 /**
@@ -22,14 +31,16 @@ export interface SchemaFromSqlOptions {
  * itself: `COMMIT` and `ROLLBACK` are refused by the server.
  *
  * @param central - a pool outside of every tenant, `pool.central`, whose user may create schemas.
- * @throws {TenancyError} `ERR_TENANCY_PHYSICAL_NAME_CONFLICT` if a schema of that name exists and is not the tenant's, or if it is `public` or shared. Errors of the text are the server's own.
+ * @throws {TenancyError} `ERR_TENANCY_PHYSICAL_NAME_CONFLICT` if a schema of that name exists and is not the tenant's, or if it is `public` or shared;
+ * `ERR_TENANCY_ENGINE_UNSUPPORTED` if the database cannot distribute schemas and is to. Errors of the text are the server's own.
  */
 export async function createSchemaFromSql(
   central: pg.Pool,
   tenant: Tenant,
   sql: string,
-  { sharedSchemas = ['public'] }: SchemaFromSqlOptions = {},
+  { sharedSchemas = ['public'], engine = 'postgres' }: SchemaFromSqlOptions = {},
 ): Promise<boolean> {
+  assertEngine(engine)
   const schema = ownSchemaOf(tenant)
   assertNotShared(tenant, sharedSchemas)
   const name = quoteIdentifier(schema)
@@ -37,7 +48,7 @@ export async function createSchemaFromSql(
   const template = `begin execute ${pg.escapeLiteral(sql)}; end`
   const text = [
     schemaLockSql(schema),
-    `create schema ${name}`,
+    createSchemaSql(name, engine),
     `comment on schema ${name} is '${schemaMark(tenant.id)}'`,
     `select pg_catalog.set_config('search_path', ${pg.escapeLiteral(searchPathOf(tenant, { sharedSchemas }))}, true)`,
     `do ${pg.escapeLiteral(template)}`,
@@ -48,11 +59,12 @@ export async function createSchemaFromSql(
   client.on('error', ignore)
   let clean = false
   try {
+    await assertCanDistribute(client, engine, tenant)
     await client.query(text)
     clean = !LEAVES_TRACES.test(sql)
     return true
   } catch (error) {
-    if (!isDuplicateSchema(error)) throw error
+    if (!isDuplicateSchema(error)) throw engineErrorOf(error, tenant)
     // Either ours, or one that the text itself creates. Nothing of ours is left, so what is there now is somebody else's.
     const found = await findSchema(client, schema)
     clean = true

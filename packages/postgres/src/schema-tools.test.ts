@@ -269,7 +269,7 @@ describe('dropTenantSchema', () => {
     },
   )
 
-  it('drops 1,200 tables in small transactions', async () => {
+  it('drops 1,200 tables in small transactions', { timeout: 120_000 }, async () => {
     const tables = Array.from(
       { length: 1200 },
       (_, n) =>

@@ -50,6 +50,13 @@ export function assertNotShared(tenant: Tenant, sharedSchemas: readonly string[]
   )
 }
 
+/** The names of a search_path as the server keeps it, quoted or not. */
+export function namesInPath(path: string): string[] {
+  return [...path.matchAll(/"((?:[^"]|"")*)"|([^,"\s]+)/g)].map(
+    ([, quoted, plain]) => quoted?.replaceAll('""', '"') ?? plain?.toLowerCase() ?? '',
+  )
+}
+
 /** Quotes an identifier for SQL text. */
 export function quoteIdentifier(name: string): string {
   return `"${name.replaceAll('"', '""')}"`

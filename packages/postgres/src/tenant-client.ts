@@ -1,5 +1,7 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { TenancyError, type Tenant } from '@partywall/core'
 import pg from 'pg'
+import { requestCancel } from './internal/cancel-request.ts'
 import { isSubmittable, type PgClientState } from './internal/pg-internals.ts'
 import { type ConnectionLimits, ScopedConnection } from './internal/scoped-connection.ts'
 import type { TenantPrefix } from './internal/tenant-prefix.ts'
@@ -13,6 +15,9 @@ export class TenantClient extends pg.Client {
   #tenant: Tenant | undefined
   #settingUp = false
   readonly #pooled: boolean
+  readonly #outside: <T>(fn: () => T) => T
+  /** Makes the socket, where the pool was given a function for that. */
+  readonly #makeStream: unknown
 
   /**
    * @param outside - opens sockets outside of every tenant.
@@ -25,6 +30,9 @@ export class TenantClient extends pg.Client {
   ) {
     super(config)
     this.#pooled = limits.pooled === true
+    this.#outside = outside
+    const { stream } = (typeof config === 'object' ? config : {}) as { stream?: unknown }
+    this.#makeStream = typeof stream === 'function' ? stream : undefined
     const state = this.#state
     const { connection } = state
     // The default one has not been connected yet; its stream is taken over.
@@ -90,12 +98,66 @@ export class TenantClient extends pg.Client {
     }
   }
 
+  /** @internal The query object of what was submitted last. */
+  get lastSubmitted(): object | undefined {
+    const { _queryQueue } = this.#state
+    return (_queryQueue.at(-1) as object | undefined) ?? this.#activeQuery
+  }
+
+  get #activeQuery(): object | undefined {
+    const state = this.#state
+    // The name without the underscore is that of older versions, and a warning in newer ones.
+    const active = '_activeQuery' in state ? state._activeQuery : state.activeQuery
+    return (active as object | null | undefined) ?? undefined
+  }
+
+  /** @internal Takes a query out of the queue. Tells whether it was there still. */
+  withdraw(query: object): boolean {
+    const queue = this.#state._queryQueue as unknown[]
+    const index = queue.indexOf(query)
+    if (index !== -1) queue.splice(index, 1)
+    return index !== -1
+  }
+
+  /**
+   * @internal Asks the server to cancel a query, if it is the one that is under way. Until the server has taken the request nothing else is sent on this connection: the request names the session, not the statement, and would
+   * hit the next one. `false`: it is not known whether the server has taken it.
+   *
+   * @param query - the one that is meant, where the client may be at another by now.
+   */
+  async cancelStatement(query = this.#activeQuery): Promise<boolean> {
+    const { processID, secretKey, connection } = this as unknown as {
+      readonly processID: number
+      readonly secretKey: number
+      readonly connection: { readonly ssl: unknown; readonly sslNegotiation?: string }
+    }
+    // A request may overtake its statement, and a session that is idle still ignores it: it is repeated until there is an answer.
+    for (let pauseMs = 20; ; pauseMs = Math.min(2 * pauseMs, 1000)) {
+      if (query === undefined || this.#activeQuery !== query) return true
+      if (!this.#connection.underWay || !this.usable) return true
+      const request = this.#outside(() =>
+        requestCancel({
+          host: this.host,
+          port: this.port,
+          processId: processID,
+          secretKey,
+          ssl: connection.ssl,
+          sslNegotiation: connection.sslNegotiation,
+          stream: this.#makeStream,
+        }),
+      )
+      this.#connection.holdReady(request)
+      if (!(await request)) return false
+      await sleep(pauseMs, undefined, { ref: false })
+    }
+  }
+
   /** @internal Runs the pool's `onConnect`, which may talk without a tenant: the connection belongs to nobody yet. */
-  async setUp(fn: () => unknown): Promise<void> {
+  async setUp<T>(fn: () => T): Promise<Awaited<T>> {
     this.#settingUp = true
     this.#connection.openSetup()
     try {
-      await fn()
+      return await fn()
     } finally {
       this.#settingUp = false
       this.#connection.takeBack()
@@ -105,6 +167,11 @@ export class TenantClient extends pg.Client {
   /** @internal Whether the connection has served as many tenants as it may. */
   get spent(): boolean {
     return this.#connection.spent
+  }
+
+  /** @internal Why the connection must not go to another tenant, as far as the server's answers tell. */
+  get residue(): string | undefined {
+    return this.#connection.residue
   }
 
   /** @internal Whether every statement that was sent has been answered to its end. */
@@ -134,7 +201,10 @@ export class TenantClient extends pg.Client {
   whenSettled(callback: () => void): void {
     // A new connection calls its first user back a moment before it counts itself as ready.
     if (!this.#connection.underWay) return process.nextTick(callback)
+    let waiting = true
     const done = (): void => {
+      if (!waiting) return
+      waiting = false
       this.#connection.removeListener('readyForQuery', done)
       this.#connection.removeListener('end', done)
       // Behind the client's own listener, which comes first.
@@ -143,6 +213,10 @@ export class TenantClient extends pg.Client {
     this.#connection.on('readyForQuery', done)
     this.#connection.on('end', done)
     this.#connection.endBatch()
+    // A new connection is lent from within its first ReadyForQuery, which is not told again.
+    process.nextTick(() => {
+      if (this.settled) done()
+    })
   }
 
   /**

@@ -1,5 +1,15 @@
 import { TenancyError } from '@partywall/core'
 import type pg from 'pg'
+import {
+  type Cluster,
+  type ClusterOptions,
+  type CredentialsOf,
+  type DatabasesOptions,
+  type ResolvedDatabases,
+  resolveCluster,
+  resolveDatabases,
+  type TenantLogin,
+} from './cluster-options.ts'
 import type { TenantRoleMode, TenantTimeout } from './internal/tenant-prefix.ts'
 import { assertSchemaName } from './search-path.ts'
 
@@ -26,7 +36,7 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
   readonly lockTimeoutMs?: TenantTimeout | undefined
   /** Connections that one tenant has at a time; its further callers wait for one of its own. @defaultValue one less than `max`, and at least 1: something is always left for the others */
   readonly maxPerTenant?: number | undefined
-  /** How long a caller waits for a connection, in milliseconds, before `ERR_TENANCY_POOL_EXHAUSTED`. @defaultValue `'never'`: no limit */
+  /** How long a caller waits for a connection, in milliseconds, before `ERR_TENANCY_POOL_EXHAUSTED`. @defaultValue `connectionTimeoutMillis` where it is set, else `'never'`: no limit */
   readonly checkoutTimeoutMs?: number | 'never' | undefined
   /**
    * Tenants that one connection serves before it is replaced: the memory of a server process grows with every tenant whose tables it has touched, by about 0.2 MB for twelve tables, and does not shrink.
@@ -49,6 +59,23 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
    * @defaultValue `'off'`
    */
   readonly pipelineDepth?: number | 'off' | undefined
+  /** Other Postgres servers, by the name that `placement.cluster` of tenants' records says. Tenants without one are on the pool's own server. @defaultValue `{}` */
+  readonly clusters?: Readonly<Record<string, ClusterOptions>> | undefined
+  /** Limits of the connections to all databases but the pool's own, which `max` is for. */
+  readonly databases?: DatabasesOptions | undefined
+  /**
+   * `'per-tenant'`: connections of a tenant are opened as its own login role, and are nobody else's: against SQL that is written to switch roles. They count as a database of their own in `databases`. A function says it for each
+   * tenant, once for each record. Needs `credentials`. @defaultValue `'shared'`: the login of the pool, or of the cluster
+   */
+  readonly login?: TenantLogin | undefined
+  /** The password of a tenant with a login of its own, and its user, by default the tenant's role (`tenant-<id>`). Asked at each new connection. */
+  readonly credentials?: CredentialsOf | undefined
+  /**
+   * Connection settings, where they differ from those of the pool, of what needs a session of its own: `listen` and `unsafeSession`. With `pooler: 'transaction'`, the way to the server past the pooler; both are refused without it.
+   */
+  readonly direct?: pg.PoolConfig | undefined
+  /** Sessions of `unsafeSession` at a time, besides the connections of the pool; more wait for their turn. @defaultValue `2` */
+  readonly maxUnsafeSessions?: number | undefined
   /** Connection settings of `pool.central` that differ from those of the pool; its `max` is 2 unless set here. */
   readonly central?: pg.PoolConfig | undefined
 }
@@ -56,6 +83,9 @@ export interface TenantPoolOptions extends Omit<pg.PoolConfig, 'Client'> {
 export interface ResolvedTenantPoolOptions {
   readonly pool: pg.PoolConfig
   readonly central: pg.PoolConfig
+  /** `undefined`: there is no way past the pooler. */
+  readonly direct: pg.PoolConfig | undefined
+  readonly maxUnsafeSessions: number
   readonly sharedSchemas: readonly string[]
   readonly preparedStatements: number | 'off'
   readonly role: TenantRoleMode
@@ -67,6 +97,10 @@ export interface ResolvedTenantPoolOptions {
   readonly pooled: boolean
   readonly statementTimeoutMs: TenantTimeout
   readonly lockTimeoutMs: TenantTimeout
+  readonly clusters: ReadonlyMap<string, Cluster>
+  readonly databases: ResolvedDatabases
+  readonly login: TenantLogin
+  readonly credentials: CredentialsOf | undefined
 }
 
 /**
@@ -82,7 +116,7 @@ export function resolveTenantPoolOptions(
     preparedStatements = 256,
     role = 'none',
     maxPerTenant = Math.max(1, (options.max ?? 10) - 1),
-    checkoutTimeoutMs = 'never',
+    checkoutTimeoutMs = options.connectionTimeoutMillis || 'never',
     maxTenantsPerConnection = 500,
     pipelineDepth = 'off',
     rowSchema = 'public',
@@ -90,6 +124,12 @@ export function resolveTenantPoolOptions(
     statementTimeoutMs = 'none',
     lockTimeoutMs = 'none',
     central = {},
+    clusters = {},
+    databases,
+    login = 'shared',
+    credentials,
+    direct,
+    maxUnsafeSessions = 2,
     ...pool
   } = options
   if (!Array.isArray(sharedSchemas))
@@ -125,8 +165,30 @@ export function resolveTenantPoolOptions(
       'ERR_TENANCY_OPTION_INVALID',
       'options cannot set search_path: the base path of the pool is empty, so that nothing is found without a tenant.',
     )
+  if (login !== 'shared' && login !== 'per-tenant' && typeof login !== 'function')
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      `login must be 'shared', 'per-tenant' or a function, got ${String(login)}.`,
+    )
+  if (login !== 'shared' && typeof credentials !== 'function')
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      'login per tenant needs credentials, a function that answers { password } for a tenant.',
+    )
+  // pg lets a connection string win over single members, so these would lead to where the string does: to the pooler.
+  if (
+    direct !== undefined &&
+    pool.connectionString !== undefined &&
+    direct.connectionString === undefined
+  )
+    throw new TenancyError(
+      'ERR_TENANCY_OPTION_INVALID',
+      'direct needs a connectionString of its own, because the pool has one.',
+    )
   return {
     pool,
+    direct: direct === undefined && pooler === 'transaction' ? undefined : { ...pool, ...direct },
+    maxUnsafeSessions: atLeastOne('maxUnsafeSessions', maxUnsafeSessions),
     central: { ...pool, max: 2, onConnect: undefined, ...central },
     sharedSchemas: sharedSchemas.map(assertSchemaName),
     preparedStatements,
@@ -140,6 +202,15 @@ export function resolveTenantPoolOptions(
     pooled: pooler === 'transaction',
     statementTimeoutMs: timeout('statementTimeoutMs', statementTimeoutMs),
     lockTimeoutMs: timeout('lockTimeoutMs', lockTimeoutMs),
+    clusters: new Map(
+      Object.entries(clusters).map(([name, cluster]) => [
+        name,
+        resolveCluster(name, cluster, pool),
+      ]),
+    ),
+    databases: resolveDatabases(databases),
+    login,
+    credentials,
   }
 }
 

@@ -167,6 +167,20 @@ describe('connect', () => {
     expect([pool.totalCount, pool.idleCount, pool.waitingCount]).toEqual([1, 1, 0])
   })
 
+  it('takes a new client back that is released inside of the callback', async () => {
+    await inEach(async (_id, owner) => {
+      await new Promise<void>((resolve, reject) => {
+        pool.connect((error, _client, release) => {
+          release()
+          if (error) reject(error)
+          else resolve()
+        })
+      })
+      expect((await pool.query(ONE, [1])).rows).toEqual([{ owner }])
+    })
+    expect([pool.totalCount, pool.idleCount]).toEqual([1, 1])
+  })
+
   it('reads cursors, whole, in part, failing and abandoned', async () => {
     await inEach(async (_id, owner, count) => {
       const client = await pool.connect()
@@ -223,11 +237,12 @@ describe('connect', () => {
     await fresh.end()
   })
 
-  it('refuses a tenant whose record names a database that the pool does not serve, before a connection is taken', async () => {
+  it('does not serve a tenant from its own database whose record names another one', async () => {
     for (const id of ['far', 'other'])
       await expect(tenancy.run(id, () => pool.query('select 1'))).rejects.toMatchObject({
-        code: 'ERR_TENANCY_ISOLATION_UNSUPPORTED',
+        code: 'ERR_TENANCY_DATABASE_UNAVAILABLE',
         tenantId: id,
+        cause: { code: '3D000' },
       })
     expect(pool.totalCount).toBe(0)
   })
@@ -296,6 +311,19 @@ describe('options and the end', () => {
     await expect(tenancy.run('acme', () => short.query('select 1'))).rejects.toMatchObject({
       code: 'ERR_TENANCY_CLOSED',
     })
+  })
+
+  it('survives a connection of central that breaks while it is checked out', async () => {
+    const client = await pool.central.connect()
+    const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid')
+    const broken = new Promise<void>((resolve) => {
+      client.once('end', resolve)
+    })
+    await db.query('select pg_terminate_backend($1)', [rows[0]?.pid])
+    await broken
+    await expect(client.query('select 1')).rejects.toThrow('not queryable')
+    client.release(true)
+    expect((await pool.central.query('select 1 as one')).rows).toEqual([{ one: 1 }])
   })
 
   it('tells those who wait for a connection that it has ended', async () => {

@@ -12,6 +12,7 @@ export {
   type WireFaults,
   type WireMessage,
 } from './fault-proxy.ts'
+export type { RunningServer } from './internal/running-server.ts'
 export { outcomeOf, saysGone } from './outcome.ts'
 export {
   createRestartablePostgres,
@@ -20,5 +21,12 @@ export {
 } from './restartable-postgres.ts'
 export { type SeededRandom, seededRandom, testSeed } from './seeded-random.ts'
 export { createTestDatabase, type TestDatabase } from './test-database.ts'
+export {
+  startPgBouncer,
+  type TestPgBouncer,
+  type TestPgBouncerOptions,
+  whyNoPgBouncer,
+} from './test-pgbouncer.ts'
+export { startTestPooler, type TestPooler, type TestPoolerOptions } from './test-pooler.ts'
 export { createTestRedis, type TestRedis, type TestRedisOptions } from './test-redis.ts'
-export { startTestServers, type TestServers } from './test-servers.ts'
+export { startTestPostgres, startTestServers, type TestServers } from './test-servers.ts'

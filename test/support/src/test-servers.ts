@@ -57,7 +57,8 @@ export async function startTestServers(): Promise<TestServers> {
   throw postgres.status === 'rejected' ? postgres.reason : (redis as PromiseRejectedResult).reason
 }
 
-async function startTestPostgres(): Promise<RunningServer> {
+/** Starts a Postgres that nobody else uses, from the same places: a second server, or one to stop. */
+export async function startTestPostgres(): Promise<RunningServer> {
   const contained = await inContainer(startPostgresContainer)
   if (contained !== undefined) return contained
   const bin = await findEmbeddedPostgres()

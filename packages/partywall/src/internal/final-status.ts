@@ -14,10 +14,10 @@ export function finalStatusOf(input: TenantInput, defaultTenant: string | undefi
       'public is a tenant only where it is the default tenant.',
       { hint: "Set tenancy.defaultTenant: 'public'." },
     )
-  if (isolation !== 'schema')
+  if (isolation === 'row')
     throw new TenancyError(
       'ERR_TENANCY_ISOLATION_UNSUPPORTED',
-      `Tenant ${id} asks for the isolation ${isolation}; this version provisions schemas.`,
+      `Tenant ${id} asks for the isolation ${isolation}; this version provisions schemas and databases.`,
       { tenantId: id },
     )
   if (status === 'active' || status === 'suspended') return status

@@ -9,6 +9,8 @@ import {
 import {
   assertNoShadowedTables,
   assertNotShared,
+  type ClusterOptions,
+  createTenantDatabase,
   createTenantRole,
   createTenantSchema,
   type MigrationSet,
@@ -39,6 +41,7 @@ export interface ProvisionerParts {
   readonly central: pg.Pool
   /** The login of `pool`, where tenants have roles of their own. */
   readonly gate: string | undefined
+  readonly clusters: Readonly<Record<string, ClusterOptions>>
   readonly kysely: KyselyPeer
   readonly host: PluginHost<PartywallServices>
   readonly scheduler: TenantScheduler
@@ -58,9 +61,34 @@ export class Provisioner {
     this.#parts = parts
   }
 
-  /** Refuses a record whose schema is a shared one, before anything is made. @throws {TenancyError} `ERR_TENANCY_PHYSICAL_NAME_CONFLICT`. */
+  /** Refuses a record whose schema is a shared one, or whose place is none, before anything is made. @throws {TenancyError} `ERR_TENANCY_PHYSICAL_NAME_CONFLICT`, `ERR_TENANCY_CLUSTER_UNKNOWN`. */
   assertPlace(tenant: Tenant): void {
-    assertNotShared(tenant, this.#parts.pool.sharedSchemas)
+    const { pool } = this.#parts
+    assertNotShared(tenant, pool.sharedSchemas)
+    const { cluster } = tenant.placement
+    if (cluster !== undefined) pool.centralOf(cluster)
+  }
+
+  /** The database of the tenant, if it has one of its own, and its schema. */
+  async #createPlace(tenant: Tenant): Promise<void> {
+    const { pool } = this.#parts
+    const { cluster } = tenant.placement
+    const login = this.#loginOf(tenant)
+    if (tenant.isolation === 'database')
+      await createTenantDatabase(pool.centralOf(cluster), tenant, {
+        connect: login === undefined ? [] : [login],
+      })
+    await createTenantSchema(pool.centralOf(tenant), tenant)
+  }
+
+  /** Who logs in where a tenant is, if that is not who owns everything there. */
+  #loginOf({ placement: { cluster } }: Tenant): string | undefined {
+    const { gate, clusters } = this.#parts
+    if (cluster === undefined) return gate
+    const { user, connectionString } = clusters[cluster] ?? {}
+    return connectionString === undefined
+      ? user
+      : decodeURIComponent(new URL(connectionString).username)
   }
 
   /** Takes a tenant from its record to `status`. */
@@ -70,10 +98,10 @@ export class Provisioner {
     seed: TenantConfig['seed'],
     timed: <T>(step: ProvisioningStep, fn: () => Promise<T>) => Promise<T>,
   ): Promise<Tenant> {
-    const { tenancy, pool } = this.#parts
+    const { tenancy } = this.#parts
     // The look-up may remember that there was no such tenant.
     tenancy.lookup.invalidate(tenant.id)
-    await timed('schema', () => createTenantSchema(pool.central, tenant))
+    await timed('schema', () => this.#createPlace(tenant))
     await timed('migrations', () => this.enter(tenant.id, () => this.migrate(tenant)))
     await timed('seeds', () => this.enter(tenant.id, () => this.seed(seed)))
     await timed('schedules', () => this.enter(tenant.id, () => this.schedule()))
@@ -108,14 +136,25 @@ export class Provisioner {
 
   /** Gives a tenant its role. At every start, because tenants may be older than the gate, and shared tables newer than the tenant. */
   async #grant(tenant: Tenant): Promise<void> {
-    const { central, gate, pool } = this.#parts
-    if (gate === undefined) return
+    const { gate: own, pool } = this.#parts
+    const gate = this.#loginOf(tenant)
+    // Roles are for all tenants of a pool or for none.
+    if (own === undefined || gate === undefined) return
+    // Not by pool.central: within a tenant, its use is one that an audit should see.
+    const central = this.#parts.tenancy.context.outside(() => this.#centralOf(tenant))
     const { rows } = await central.query<{ name: string }>(
       'select nspname::text as name from pg_catalog.pg_namespace where nspname = any($1)',
       [pool.sharedSchemas],
     )
-    const sharedSchemas = rows.map(({ name }) => name)
+    const schema = schemaOf(tenant)
+    const sharedSchemas = rows.map(({ name }) => name).filter((name) => name !== schema)
     await createTenantRole(central, tenant, { gate, sharedSchemas, ownership: 'tenant' })
+  }
+
+  /** As the owner of everything. */
+  #centralOf(tenant: Tenant): pg.Pool {
+    const { central, pool } = this.#parts
+    return isElsewhere(tenant) ? pool.centralOf(tenant) : central
   }
 
   /** Runs those seeds of the active tenant that have not run: those of its plugins, then its own. */
@@ -175,6 +214,8 @@ export class Provisioner {
     const schemas: string[] = []
     for await (const tenant of store.list({ status: ANY_LIVE })) {
       assertNotShared(tenant, pool.sharedSchemas)
+      // Other databases are looked at by the migrations of their tenants, and not all of them at each start.
+      if (isElsewhere(tenant)) continue
       schemas.push(schemaOf(tenant))
     }
     const tables = host.plugins.flatMap(({ requires }) =>
@@ -191,4 +232,11 @@ export class Provisioner {
   enter<T>(tenantId: string, fn: () => Promise<T>): Promise<T> {
     return this.#parts.tenancy.run(tenantId, fn, { status: ANY_LIVE })
   }
+}
+
+/** Whether a tenant is not in the database that has the registry. */
+function isElsewhere({ isolation, placement }: Tenant): boolean {
+  return (
+    isolation === 'database' || placement.cluster !== undefined || placement.database !== undefined
+  )
 }

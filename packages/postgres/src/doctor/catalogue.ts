@@ -1,18 +1,12 @@
-import type pg from 'pg'
 import { findShadowedTables } from '../shadowed-tables.ts'
-import type { DoctorFacts } from './facts.ts'
-import type { Lint, LintHead } from './lint.ts'
+import { citusChecks } from './citus-checks.ts'
+import type { Check, Lint, LintHead } from './lint.ts'
 import { loginLints } from './login-lints.ts'
+import { poolerChecks } from './pooler-checks.ts'
 import { rowSecurityLints } from './row-security-lints.ts'
 import { serverLints } from './server-lints.ts'
 import { sharedSchemaLints } from './shared-schema-lints.ts'
 import { tenantSchemaLints } from './tenant-schema-lints.ts'
-
-/** A lint that is no single query of its own. */
-export interface Check extends LintHead {
-  readonly needs?: 'tenants' | 'tenancy' | undefined
-  find(facts: DoctorFacts, client: pg.PoolClient): string[] | Promise<string[]>
-}
 
 /** Every lint that is one query over the catalogue. */
 export const LINTS: readonly Lint[] = [
@@ -59,6 +53,8 @@ export const CHECKS: readonly Check[] = [
     needs: 'tenants',
     find: ({ tenants }) => [...(tenants?.invalid ?? [])],
   },
+  ...poolerChecks,
+  ...citusChecks,
 ]
 
 /** Not a lint, but the failure of one. */

@@ -1,4 +1,10 @@
-import { type Tenancy, TenancyError, type TenantStatus } from '@partywall/core'
+import {
+  type Tenancy,
+  TenancyError,
+  type TenantPlacement,
+  type TenantStatus,
+} from '@partywall/core'
+import type { DatabaseEngine } from '../internal/citus.ts'
 import { schemaOf } from '../search-path.ts'
 
 /** What the lints compare the catalogue with. */
@@ -7,9 +13,13 @@ export interface DoctorFacts {
   /** `server_version_num`. */
   readonly serverVersion: number
   readonly sharedSchemas: readonly string[]
+  /** What the tenants' schemas are to be on. */
+  readonly engine?: DatabaseEngine | undefined
   /** Absent without a tenancy, and where its store could not tell. */
   readonly tenants?: TenantFacts | undefined
   readonly unverifiedSources?: readonly string[] | undefined
+  /** What is wrong between the pool and the server. Absent without a pool, and where nothing could be told. */
+  readonly pooler?: readonly string[] | undefined
 }
 
 export interface TenantFacts {
@@ -32,9 +42,14 @@ const EVERY_STATUS = [
 /**
  * Reads the tenants of the store.
  *
+ * @param place - whose schemas are compared: those of tenants whose records name it.
+ *
  * @throws {TenancyError} as `tenancy.forEach` does: a store that fails or cannot list, a tenant that is active.
  */
-export async function readTenants(tenancy: Tenancy): Promise<TenantFacts> {
+export async function readTenants(
+  tenancy: Tenancy,
+  place: Pick<TenantPlacement, 'cluster' | 'database'>,
+): Promise<TenantFacts> {
   const visits = await tenancy.forEach({ status: EVERY_STATUS }, ({ tenant }) => tenant)
   const ids: string[] = []
   const places: { tenantId: string; schema: string }[] = []
@@ -43,7 +58,7 @@ export async function readTenants(tenancy: Tenancy): Promise<TenantFacts> {
     ids.push(visit.tenantId)
     if (!visit.ok) continue
     const { isolation, placement, status } = visit.value
-    const elsewhere = placement.cluster !== undefined || placement.database !== undefined
+    const elsewhere = placement.cluster !== place.cluster || placement.database !== place.database
     if (isolation !== 'schema' || elsewhere || status === 'deleted') continue
     try {
       places.push({ tenantId: visit.tenantId, schema: schemaOf(visit.value) })

@@ -25,6 +25,12 @@ export interface Lint extends LintHead {
   evidence(row: Readonly<Record<string, string>>): string
 }
 
+/** A lint that is no single query of its own. */
+export interface Check extends LintHead {
+  readonly needs?: 'tenants' | 'tenancy' | 'pool' | undefined
+  find(facts: DoctorFacts, client: pg.PoolClient): string[] | Promise<string[]>
+}
+
 /** A fleet has many tables, and a report is to be read: the rest is counted. */
 const MAX_EVIDENCE = 100
 

@@ -1,21 +1,8 @@
+import { hasTenantSql, includesTenantSql, pairsTenantSql } from '../internal/tenant-keys.ts'
+import { securityInvokerSql, viewReadsSql } from '../internal/view-reads.ts'
 import type { Lint } from './lint.ts'
 
 type PolicyRow = { readonly table: string; readonly policy: string }
-
-/** A view depends on what it reads through its SELECT rule; of a view over a view, `reaches` also tells what the inner one reads. */
-const REACHES_SQL = `
-view_reads as (
-  select distinct rule.ev_class as view, d.refobjid as relation
-  from pg_catalog.pg_rewrite rule
-  join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = rule.oid
-    and d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid <> rule.ev_class
-  where rule.ev_type = '1'
-),
-reaches as (
-  select view, relation from view_reads
-  union
-  select reaches.view, view_reads.relation from reaches join view_reads on view_reads.view = reaches.relation
-)`
 
 /** What keeps row level security from holding. Looked for in every schema, because such tables may stand in any. */
 export const rowSecurityLints: readonly Lint[] = [
@@ -81,12 +68,12 @@ export const rowSecurityLints: readonly Lint[] = [
     title: 'A view reads a table with row policies as the owner of the view, not as whoever asks.',
     remedy:
       'alter view ... set (security_invoker = true); it takes Postgres 15. Before that, drop the view.',
-    sql: `with recursive ${REACHES_SQL}
+    sql: `with recursive ${viewReadsSql('secured')}
       select distinct v.oid::regclass::text as view, s.oid::regclass::text as table
-      from reaches
-      join secured s on s.oid = reaches.relation
-      join pg_catalog.pg_class v on v.oid = reaches.view and v.relkind = 'v'
-      where not coalesce((select bool_or(o.option_value::boolean) from pg_catalog.pg_options_to_table(v.reloptions) o where o.option_name = 'security_invoker'), false)`,
+      from view_reads r
+      join secured s on s.oid = r.relation
+      join pg_catalog.pg_class v on v.oid = r.view and v.relkind = 'v'
+      where not ${securityInvokerSql('v')}`,
     evidence: ({ view, table }: { readonly view: string; readonly table: string }) =>
       `${view} over ${table}`,
   },
@@ -96,11 +83,11 @@ export const rowSecurityLints: readonly Lint[] = [
     title: 'A materialized view holds rows of a table with row policies, and has none itself.',
     remedy:
       'A materialized view cannot have policies: drop it, revoke it from the application, or fill a table with policies instead.',
-    sql: `with recursive ${REACHES_SQL}
+    sql: `with recursive ${viewReadsSql('secured')}
       select distinct v.oid::regclass::text as view, s.oid::regclass::text as table
-      from reaches
-      join secured s on s.oid = reaches.relation
-      join pg_catalog.pg_class v on v.oid = reaches.view and v.relkind = 'm'`,
+      from view_reads r
+      join secured s on s.oid = r.relation
+      join pg_catalog.pg_class v on v.oid = r.view and v.relkind = 'm'`,
     evidence: ({ view, table }: { readonly view: string; readonly table: string }) =>
       `${view} over ${table}`,
   },
@@ -116,5 +103,79 @@ export const rowSecurityLints: readonly Lint[] = [
       where acl.privilege_type = 'TRUNCATE' and acl.grantee <> s.relowner`,
     evidence: ({ table, role }: { readonly table: string; readonly role: string }) =>
       `${table}: granted to ${role}`,
+  },
+  {
+    code: 'PARTYWALL_RLS_KEY_SHARED',
+    severity: 'warning',
+    title:
+      'A unique key of a table with rows of several tenants is without the tenant: a value that one has is refused to the others, and so told to them.',
+    remedy:
+      'Widen it: (tenant_id, ...). applyRowIsolation does it, and the foreign keys that lead to it.',
+    sql: `select x.oid::regclass::text as key, s.oid::regclass::text as table
+      from secured s join pg_catalog.pg_index i on i.indrelid = s.oid and (i.indisunique or i.indisexclusion)
+      join pg_catalog.pg_class x on x.oid = i.indexrelid and not x.relispartition
+      left join pg_catalog.pg_constraint k on k.conindid = x.oid and k.conrelid = s.oid and k.contype in ('p', 'u', 'x')
+      where ${hasTenantSql('s.oid')} and not ${includesTenantSql('i', 'k')}`,
+    evidence: ({ key, table }: { readonly key: string; readonly table: string }) =>
+      `${table}: ${key}`,
+  },
+  {
+    code: 'PARTYWALL_RLS_FOREIGN_KEY_OPEN',
+    severity: 'error',
+    title:
+      'A foreign key to a table with rows of several tenants is without the tenant: references are checked past all policies, so a row can refer to that of another tenant.',
+    remedy:
+      'Build it as (tenant_id, ...) references ... (tenant_id, ...). applyRowIsolation does it.',
+    sql: `select k.conrelid::regclass::text as table, k.conname as key, k.confrelid::regclass::text as target
+      from secured s join pg_catalog.pg_constraint k on k.confrelid = s.oid and k.contype = 'f' and k.conparentid = 0
+      where ${hasTenantSql('s.oid')} and not ${pairsTenantSql('k')}`,
+    evidence: ({
+      table,
+      key,
+      target,
+    }: {
+      readonly table: string
+      readonly key: string
+      readonly target: string
+    }) => `${table}: constraint "${key}" to ${target}`,
+  },
+  {
+    code: 'PARTYWALL_RLS_SEQUENCE_SHARED',
+    severity: 'warning',
+    title:
+      'Tenants draw numbers from one sequence: from the gaps in its own, each sees how many rows the others add.',
+    remedy:
+      'If that is nothing to know: leave it. Otherwise use uuid keys, or numbers that each tenant counts for itself.',
+    sql: `select distinct s.oid::regclass::text as table, a.attname as column, q.oid::regclass::text as sequence
+      from secured s
+      join pg_catalog.pg_attribute a on a.attrelid = s.oid and not a.attisdropped
+      left join pg_catalog.pg_attrdef def on def.adrelid = s.oid and def.adnum = a.attnum
+      join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_attrdef'::regclass and d.objid = def.oid and d.refclassid = 'pg_catalog.pg_class'::regclass
+        or a.attidentity <> '' and d.classid = 'pg_catalog.pg_class'::regclass and d.refclassid = d.classid and d.refobjid = s.oid and d.refobjsubid = a.attnum and d.deptype = 'i'
+      join pg_catalog.pg_class q on q.relkind = 'S' and q.oid = case when d.classid = 'pg_catalog.pg_attrdef'::regclass then d.refobjid else d.objid end
+      where ${hasTenantSql('s.oid')}`,
+    evidence: ({
+      table,
+      column,
+      sequence,
+    }: {
+      readonly table: string
+      readonly column: string
+      readonly sequence: string
+    }) => `${table}.${column} draws from ${sequence}`,
+  },
+  {
+    code: 'PARTYWALL_DEFINER_BYPASSES_RLS',
+    severity: 'warning',
+    title:
+      'Beside tables with row policies stands a SECURITY DEFINER function of an owner for whom no policy holds: it sees the rows of all tenants.',
+    remedy:
+      'alter function ... owner to a role without SUPERUSER and BYPASSRLS; or read it, and make sure that it answers for one tenant alone.',
+    sql: `select f.oid::regprocedure::text as function, r.rolname as owner
+      from pg_catalog.pg_proc f join pg_catalog.pg_roles r on r.oid = f.proowner
+      where f.prosecdef and (r.rolsuper or r.rolbypassrls) and f.prorettype <> 'pg_catalog.event_trigger'::regtype
+        and f.pronamespace in (select c.relnamespace from secured s join pg_catalog.pg_class c on c.oid = s.oid)`,
+    evidence: ({ function: name, owner }: { readonly function: string; readonly owner: string }) =>
+      `${name} of "${owner}"`,
   },
 ]

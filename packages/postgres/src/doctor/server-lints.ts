@@ -62,7 +62,7 @@ export const serverLints: readonly Lint[] = [
       from pg_catalog.pg_db_role_setting s cross join unnest(s.setconfig) setting cross join login
       left join pg_catalog.pg_roles role on role.oid = s.setrole
       left join pg_catalog.pg_database db on db.oid = s.setdatabase
-      where setting like 'search\\_path=%' and s.setrole in (0, login.oid)
+      where setting like 'search\\_path=%' and substr(setting, length('search_path=') + 1) not in ('', '""') and s.setrole in (0, login.oid)
         and (s.setdatabase = 0 or db.datname = current_database())`,
     evidence: ({
       role,

@@ -1,8 +1,13 @@
 import { AsyncResource } from 'node:async_hooks'
 import { TenancyError, type TenantContext, type TenantScope } from '@partywall/core'
 import pg from 'pg'
+import type { AbortableQuery } from '../abortable-query.ts'
+import type { SchemaNames } from '../search-path.ts'
 import { refuseQuery, type TenantClient } from '../tenant-client.ts'
+import { queryAbortable, signalOf } from './abortable.ts'
 import { bindCallbacks } from './bind-callbacks.ts'
+import { relayCopyOut } from './copy-out.ts'
+import { foreignSchemaError } from './foreign-schema.ts'
 
 type Listener = (...args: unknown[]) => void
 const EMITTER_METHODS = [
@@ -32,21 +37,34 @@ export interface Checkout {
   readonly client: TenantClient
   readonly scope: TenantScope
   readonly context: TenantContext
+  readonly names: SchemaNames
   /** Gives the client back. `true` or an error: do not use the connection again. */
   readonly giveBack: (error?: Error | boolean) => void
 }
+
+/** A client of `TenantPool.connect`. `using` releases it, and destroys the connection where a transaction is left open. */
+export type TenantPoolClient = pg.PoolClient & {
+  query: AbortableQuery
+} & Disposable &
+  AsyncDisposable
 
 /**
  * What `connect()` lends: the client, for one checkout and one tenant. It is a `pg.Client` by `instanceof`. After `release`, and from the context of another tenant, it throws, while the
  * client behind it may already serve somebody else.
  */
-export function createClientHandle({ client, scope, context, giveBack }: Checkout): pg.PoolClient {
+export function createClientHandle({
+  client,
+  scope,
+  context,
+  names,
+  giveBack,
+}: Checkout): TenantPoolClient {
   let released = false
   const emitter = client as unknown as Record<
     (typeof EMITTER_METHODS)[number],
     (event: string, listener: Listener) => unknown
   >
-  const handle = Object.create(client) as pg.PoolClient & Record<string, unknown>
+  const handle = Object.create(client) as TenantPoolClient & Record<string, unknown>
   const refusal = (): TenancyError | undefined => {
     if (released)
       return new TenancyError('ERR_TENANCY_USE_AFTER_RELEASE', 'The client was released.', {
@@ -67,8 +85,11 @@ export function createClientHandle({ client, scope, context, giveBack }: Checkou
     Object.defineProperty(handle, name, { value, configurable: true, writable: true })
   }
   define('query', (...args: unknown[]) => {
-    const error = refusal()
+    const error = refusal() ?? foreignSchemaError(args[0], scope.tenant, names)
     if (error !== undefined) return refuseQuery(args, error)
+    const signal = signalOf(args[0])
+    if (signal !== undefined) return queryAbortable(client, signal, args, types)
+    relayCopyOut(args[0])
     return client.submit(bindCallbacks(args), types)
   })
   define('release', (error?: Error | boolean) => {
@@ -84,6 +105,14 @@ export function createClientHandle({ client, scope, context, giveBack }: Checkou
     // Listeners of one checkout must not hear of the next.
     for (const remove of cleanups) remove()
     giveBack(error)
+  })
+  // What is left open is destroyed by release; a second end of the block is none.
+  const dispose = (): void => {
+    if (!released) handle.release()
+  }
+  Object.defineProperty(handle, Symbol.dispose, { value: dispose })
+  Object.defineProperty(handle, Symbol.asyncDispose, {
+    value: () => Promise.resolve(dispose()),
   })
   const cleanups = new Set<() => void>()
   for (const method of EMITTER_METHODS)

@@ -44,6 +44,11 @@ export function flushMessage(): Buffer {
   return message('H', [])
 }
 
+/** Sync: the end of a batch, and of its implicit transaction. */
+export function syncMessage(): Buffer {
+  return message('S', [])
+}
+
 function message(type: string, parts: readonly Buffer[]): Buffer {
   const body = Buffer.concat(parts)
   return Buffer.concat([Buffer.from(type, 'latin1'), int32(body.length + 4), body])

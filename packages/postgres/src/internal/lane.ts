@@ -109,7 +109,12 @@ export class Lane {
       query._result._types = this.#types
     const compose = (): ComposedStatement | undefined =>
       this.#connection.compose(unit.tenantId, unit.prefix, unit.text, query)
-    const statement = unit.within === undefined ? compose() : unit.within(compose)
+    let statement: ComposedStatement | undefined
+    try {
+      statement = unit.within === undefined ? compose() : unit.within(compose)
+    } catch (error) {
+      unit.callback(error as Error)
+    }
     // The parameters could not be written down: the caller was told.
     if (statement === undefined) return this.#events.onAnswer()
     if (this.#out.length === 0) process.nextTick(() => this.#write())
@@ -216,8 +221,11 @@ export class Lane {
     if (!entered) {
       // The session has to be cleaned first, which is nothing for a lane.
       if (REFUSED.session.some((refused) => refused === code)) {
-        this.#taint('what an earlier tenant left')
-        if (this.#before !== undefined) this.#events.onResult(this.#before, undefined)
+        // Behind a pooler the session is not this connection's, and anybody may have left it so.
+        if (!this.#connection.pooled) {
+          this.#taint('what an earlier tenant left')
+          if (this.#before !== undefined) this.#events.onResult(this.#before, undefined)
+        }
         return unit.redo
       }
       if (failure.severity !== 'FATAL' && taintsSession(failure)) this.#taint('a scope that failed')
@@ -253,6 +261,7 @@ export class Lane {
     const sent = this.#sent
     this.#sent = []
     this.#events.onEnd(error)
-    for (const { unit } of sent) unit.callback(error)
+    // Of the first, the server may have said why.
+    for (const { unit, failure } of sent) unit.callback((failure as Error | undefined) ?? error)
   }
 }

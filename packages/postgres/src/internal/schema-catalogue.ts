@@ -1,14 +1,35 @@
 import { physicalName, TenancyError } from '@partywall/core'
 import type { QueryResult } from 'pg'
-import { assertSchemaName, quoteIdentifier } from '../search-path.ts'
+import { assertSchemaName, namesInPath, quoteIdentifier } from '../search-path.ts'
 import type { Queryable } from '../shadowed-tables.ts'
 import { MARK_PREFIX } from './schema-mark.ts'
 
 /** One fact about a schema: what, whose, and how. */
-export interface CatalogueFact {
+interface CatalogueFact {
   readonly kind: string
   readonly name: string
   readonly facts: unknown
+}
+
+/** The same facts as lines of text, in one order whatever the collation of the database: two schemas of the same structure have the same lines. */
+export async function readCatalogueLines(
+  database: Queryable,
+  schema: string,
+): Promise<readonly string[]> {
+  const lines = (await readCatalogue(database, schema)).map((fact) =>
+    JSON.stringify([fact.kind, fact.name, sorted(fact.facts)]),
+  )
+  return lines.sort()
+}
+
+function sorted(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(sorted)
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(
+    Object.entries(value)
+      .map(([key, entry]) => [key, sorted(entry)] as const)
+      .sort(([a], [b]) => (a < b ? -1 : 1)),
+  )
 }
 
 /**
@@ -18,7 +39,7 @@ export interface CatalogueFact {
  * plain pool can be asked: the path ends with its implicit transaction, and inside of a transaction it is put back. `pg_catalog` stays in front of it: operators that a tenant made
  * must not take the place of the server's own while somebody with more rights reads.
  */
-export async function readCatalogue(
+async function readCatalogue(
   database: Queryable,
   schema: string,
 ): Promise<readonly CatalogueFact[]> {
@@ -36,9 +57,18 @@ export async function readCatalogue(
   const { mark, shadowed } = own.facts as { mark: string | null; shadowed: string[] | null }
   const normal = normaliser(name, tenantRole(mark), shadowed ?? [])
   return facts.map((fact) =>
-    fact === own ? { ...own, facts: null } : { ...fact, facts: normal(fact.facts) },
+    fact === own
+      ? { ...own, facts: null }
+      : {
+          ...fact,
+          // Types of arguments are part of these names.
+          name: SIGNED.has(fact.kind) ? String(normal(fact.name, 'sql')) : fact.name,
+          facts: normal(fact.facts, ''),
+        },
   )
 }
+
+const SIGNED: ReadonlySet<string> = new Set(['function', 'operator', 'cast'])
 
 function tenantRole(mark: string | null): string | undefined {
   return mark?.startsWith(MARK_PREFIX)
@@ -54,7 +84,7 @@ function normaliser(
   schema: string,
   role: string | undefined,
   shadowed: readonly string[],
-): (facts: unknown) => unknown {
+): (value: unknown, key: string) => unknown {
   const escaped = (text: string): string => text.replaceAll(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')
   const spellings = (text: string): string => `(?:"${escaped(text)}"|${escaped(text)})`
   const qualified =
@@ -64,19 +94,35 @@ function normaliser(
           String.raw`(?<![\w".])${spellings(schema)}\.(?=(?:${shadowed.map(spellings).join('|')})(?![\w"]))`,
           'g',
         )
-  const inPath = new RegExp(String.raw`(?<=^search_path=(?:.*, )?)${spellings(schema)}(?=,|$)`)
   const visit = (value: unknown, key: string): unknown => {
-    if (Array.isArray(value)) return value.map((entry) => visit(entry, key))
+    if (Array.isArray(value)) {
+      const entries: unknown[] = value.map((entry) => visit(entry, key))
+      // Lists of roles, which are sorted by what they are called here.
+      return entries.every(ofRole) ? entries.sort(byText) : entries
+    }
     if (typeof value === 'object' && value !== null)
       return Object.fromEntries(
         Object.entries(value).map(([member, entry]) => [member, visit(entry, member)]),
       )
     if (typeof value !== 'string') return value
     if (key === 'role') return value === `=${role}` ? 'tenant' : value
-    if (key === 'config') return value.replace(inPath, '$$schema')
+    if (key === 'config') return configOf(value, schema)
     return key === 'sql' && qualified !== undefined ? value.replaceAll(qualified, '') : value
   }
-  return (facts) => visit(facts, '')
+  return visit
+}
+
+const ofRole = (value: unknown): boolean =>
+  typeof value === 'object' && value !== null && 'role' in value
+
+const byText = (a: unknown, b: unknown): number => (JSON.stringify(a) < JSON.stringify(b) ? -1 : 1)
+
+/** A setting of a function; a search_path by its names, however they are quoted. */
+function configOf(setting: string, schema: string): string {
+  const head = 'search_path='
+  if (!setting.startsWith(head)) return setting
+  const names = namesInPath(setting.slice(head.length))
+  return head + JSON.stringify(names.map((name) => (name === schema ? null : name)))
 }
 
 // A role by its kind: the owner, everybody, or `=` and a name, so that a role called "public" is no kind.
@@ -105,6 +151,14 @@ const wrap = (sql: string): string => `pg_catalog.jsonb_build_object('sql', ${sq
 
 const collation = (oid: string): string =>
   `(select ${wrap('pg_catalog.quote_ident(k.collname)')} from pg_catalog.pg_collation k where k.oid = ${oid})`
+
+// By its kind and its name; one of the schema itself without the schema, which regproc prints where a name is overloaded.
+const routine = (oid: string): string =>
+  `(select case when p.pronamespace = (select o.oid from own o) then '' else p.pronamespace::pg_catalog.regnamespace::pg_catalog.text || '.' end || p.proname
+    from pg_catalog.pg_proc p where p.oid = ${oid})`
+const operator = (oid: string): string =>
+  `(select case when p.oprnamespace = (select o.oid from own o) then '' else p.oprnamespace::pg_catalog.regnamespace::pg_catalog.text || '.' end || p.oprname
+    from pg_catalog.pg_operator p where p.oid = ${oid})`
 
 const FACTS = `
 with own as materialized (select n.oid, n.nspowner, n.nspacl from pg_catalog.pg_namespace n where n.nspname = $schema),
@@ -144,6 +198,7 @@ select 'relation', r.relname, ${build({
   forceRowSecurity: 'r.relforcerowsecurity',
   replicaIdentity: 'r.relreplident',
   accessMethod: '(select a.amname from pg_catalog.pg_am a where a.oid = r.relam)',
+  toastOptions: `(select pg_catalog.jsonb_agg(o order by o collate "C") from pg_catalog.pg_class t cross join pg_catalog.unnest(t.reloptions) o where t.oid = r.reltoastrelid)`,
   partitionKey: wrap("case r.relkind when 'p' then pg_catalog.pg_get_partkeydef(r.oid) end"),
   partitionBound: wrap('pg_catalog.pg_get_expr(r.relpartbound, r.oid)'),
   parents: `(select pg_catalog.jsonb_agg(${wrap('h.inhparent::pg_catalog.regclass::pg_catalog.text')} order by h.inhseqno) from pg_catalog.pg_inherits h where h.inhrelid = r.oid)`,
@@ -164,6 +219,8 @@ select 'relation', r.relname, ${build({
       collation: `case when a.attcollation <> t.typcollation then ${collation('a.attcollation')} end`,
       storage: 'nullif(a.attstorage, t.typstorage)',
       compression: 'a.attcompression',
+      statistics: 'nullif(a.attstattarget, -1)',
+      local: 'a.attislocal',
       // By name: some builds keep a stamp of their own here (pg_attver in a 15.20), which no two tables share.
       options: `(select pg_catalog.array_agg(o order by o collate "C") from pg_catalog.unnest(a.attoptions) o where o like 'n_distinct%')`,
       foreignOptions: 'a.attfdwoptions',
@@ -192,23 +249,29 @@ select 'constraint', coalesce(r.relname, t.typname) || '.' || k.conname, ${build
   definition: wrap('pg_catalog.pg_get_constraintdef(k.oid)'),
   validated: 'k.convalidated',
   local: 'k.conislocal',
-  noInherit: 'k.connoinherit',
+  // Of an index it says how it was made, and means nothing.
+  noInherit: "k.contype in ('c', 'n') and k.connoinherit",
 })}
 from pg_catalog.pg_constraint k
 left join pg_catalog.pg_class r on r.oid = k.conrelid left join pg_catalog.pg_type t on t.oid = k.contypid
-where k.conrelid in (select o.oid from relation o) or k.contypid in ${members('pg_type')}
+where (k.conrelid in (select o.oid from relation o) or k.contypid in ${members('pg_type')})
+  -- What a foreign key to a partitioned table keeps for each of its partitions: Postgres makes and names it.
+  and not exists (select from pg_catalog.pg_constraint p where p.oid = k.conparentid and p.conrelid = k.conrelid)
 union all
 select 'index', r.relname || '.' || x.relname, ${build({
   definition: wrap('pg_catalog.pg_get_indexdef(x.oid, 0, true)'),
   valid: 'i.indisvalid',
   clustered: 'i.indisclustered',
   replicaIdentity: 'i.indisreplident',
+  statistics:
+    '(select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(a.attnum, a.attstattarget) order by a.attnum) from pg_catalog.pg_attribute a where a.attrelid = x.oid and a.attstattarget >= 0)',
 })}
 from relation r join pg_catalog.pg_index i on i.indrelid = r.oid join pg_catalog.pg_class x on x.oid = i.indexrelid
 union all
 select 'statistics', s.stxname, ${build({
   of: wrap('s.stxrelid::pg_catalog.regclass::pg_catalog.text'),
   kinds: 's.stxkind',
+  target: 'nullif(s.stxstattarget, -1)',
   columns: wrap('pg_catalog.pg_get_statisticsobjdef_columns(s.oid)'),
 })}
 from pg_catalog.pg_statistic_ext s where s.oid in ${members('pg_statistic_ext')}
@@ -248,8 +311,14 @@ select 'function', f.proname || '(' || pg_catalog.pg_get_function_identity_argum
     traits:
       'pg_catalog.jsonb_build_array(f.provolatile, f.proisstrict, f.prosecdef, f.proleakproof, f.proparallel, f.procost, f.prorows)',
     config: 'pg_catalog.to_jsonb(f.proconfig)',
+    support: routine('f.prosupport'),
     aggregate: `(
-    select ${build({ parts: 'pg_catalog.jsonb_build_array(a.aggkind, a.agginitval, a.aggminitval, a.aggfinalextra, a.aggfinalmodify)', sql: "a.aggtransfn || ' ' || a.aggfinalfn || ' ' || a.aggcombinefn || ' ' || pg_catalog.format_type(a.aggtranstype, null)" })}
+    select ${build({
+      parts:
+        'pg_catalog.jsonb_build_array(a.aggkind, a.aggnumdirectargs, a.agginitval, a.aggminitval, a.aggfinalextra, a.aggfinalmodify, a.aggmfinalextra, a.aggmfinalmodify, a.aggtransspace, a.aggmtransspace)',
+      functions: `pg_catalog.jsonb_build_array(${['aggtransfn', 'aggfinalfn', 'aggcombinefn', 'aggserialfn', 'aggdeserialfn', 'aggmtransfn', 'aggminvtransfn', 'aggmfinalfn'].map((name) => routine(`a.${name}`)).join(', ')}, ${operator('a.aggsortop')})`,
+      types: `pg_catalog.jsonb_build_array(${wrap('pg_catalog.format_type(a.aggtranstype, null)')}, ${wrap('pg_catalog.format_type(nullif(a.aggmtranstype, 0), null)')})`,
+    })}
     from pg_catalog.pg_aggregate a where a.aggfnoid = f.oid)`,
     grants: grants("coalesce(f.proacl, pg_catalog.acldefault('f', f.proowner))", 'f.proowner'),
   },
@@ -265,14 +334,47 @@ select 'type', t.typname, ${build({
   default: wrap('pg_catalog.pg_get_expr(t.typdefaultbin, 0)'),
   collation: collation('t.typcollation'),
   labels: `(select pg_catalog.jsonb_agg(l.enumlabel order by l.enumsortorder) from pg_catalog.pg_enum l where l.enumtypid = t.oid)`,
-  range: `(select ${wrap("pg_catalog.format_type(g.rngsubtype, null) || ' ' || g.rngcanonical || ' ' || g.rngsubdiff")} from pg_catalog.pg_range g where g.rngtypid = t.oid)`,
+  range: `(
+    select ${build({
+      subtype: wrap('pg_catalog.format_type(g.rngsubtype, null)'),
+      functions: `pg_catalog.jsonb_build_array(${routine('g.rngcanonical')}, ${routine('g.rngsubdiff')})`,
+      opclass: '(select c.opcname from pg_catalog.pg_opclass c where c.oid = g.rngsubopc)',
+      collation: collation('g.rngcollation'),
+      multirange: '(select m.typname from pg_catalog.pg_type m where m.oid = g.rngmultitypid)',
+    })} from pg_catalog.pg_range g where g.rngtypid = t.oid)`,
   grants: grants("coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner))", 't.typowner'),
 })}
 from pg_catalog.pg_type t where t.oid in ${members('pg_type')}
+union all
+select 'operator', o.oprname || '(' || pg_catalog.format_type(nullif(o.oprleft, 0), null) || ', ' || pg_catalog.format_type(o.oprright, null) || ')', ${build(
+  {
+    functions: `pg_catalog.jsonb_build_array(${routine('o.oprcode')}, ${routine('o.oprrest')}, ${routine('o.oprjoin')})`,
+    operators: `pg_catalog.jsonb_build_array(${operator('o.oprcom')}, ${operator('o.oprnegate')})`,
+    traits: 'pg_catalog.jsonb_build_array(o.oprcanhash, o.oprcanmerge)',
+  },
+)}
+from pg_catalog.pg_operator o where o.oid in ${members('pg_operator')}
+union all
+select 'cast', pg_catalog.format_type(k.castsource, null) || ' as ' || pg_catalog.format_type(k.casttarget, null), ${build({ function: routine('k.castfunc'), traits: 'pg_catalog.jsonb_build_array(k.castmethod, k.castcontext)' })}
+from pg_catalog.pg_cast k where (k.castsource in ${members('pg_type')} or k.casttarget in ${members('pg_type')})
+union all
+select 'collation', k.collname, pg_catalog.to_jsonb(k) - array['oid', 'collname', 'collnamespace', 'collowner', 'collversion']
+from pg_catalog.pg_collation k where k.oid in ${members('pg_collation')}
+union all
+select 'text search dictionary', d.dictname, ${build({ options: 'd.dictinitoption', template: '(select t.tmplname from pg_catalog.pg_ts_template t where t.oid = d.dicttemplate)' })}
+from pg_catalog.pg_ts_dict d where d.oid in ${members('pg_ts_dict')}
+union all
+select 'text search configuration', c.cfgname, ${build({
+  parser: '(select p.prsname from pg_catalog.pg_ts_parser p where p.oid = c.cfgparser)',
+  mappings:
+    '(select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(m.maptokentype, d.dictname) order by m.maptokentype, m.mapseqno) from pg_catalog.pg_ts_config_map m join pg_catalog.pg_ts_dict d on d.oid = m.mapdict where m.mapcfg = c.oid)',
+})}
+from pg_catalog.pg_ts_config c where c.oid in ${members('pg_ts_config')}
 union all
 select 'extension', x.extname, pg_catalog.to_jsonb(x.extversion) from pg_catalog.pg_extension x join own on x.extnamespace = own.oid
 union all
 select 'other', i.type, ${wrap('pg_catalog.pg_describe_object(d.classid, d.objid, 0)')}
 from member d cross join lateral pg_catalog.pg_identify_object(d.classid, d.objid, 0) i
 where d.classid not in ('pg_catalog.pg_class'::pg_catalog.regclass, 'pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_type'::pg_catalog.regclass,
-    'pg_catalog.pg_extension'::pg_catalog.regclass, 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass)`
+    'pg_catalog.pg_extension'::pg_catalog.regclass, 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass,
+    'pg_catalog.pg_operator'::pg_catalog.regclass, 'pg_catalog.pg_collation'::pg_catalog.regclass, 'pg_catalog.pg_ts_dict'::pg_catalog.regclass, 'pg_catalog.pg_ts_config'::pg_catalog.regclass)`

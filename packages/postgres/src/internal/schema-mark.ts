@@ -19,7 +19,19 @@ export function schemaMark(tenantId: string): string {
 
 /** Makes all who create, rename or drop this schema wait for each other until the transaction ends. */
 export function schemaLockSql(schema: string): string {
-  return `select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('partywall:schema:${schema}', 0))`
+  return `select ${schemaLock(schema, 'pg_advisory_xact_lock')}`
+}
+
+/** The call that locks a schema, by one of the functions of its family: those who only read the schema share the lock. */
+export function schemaLock(
+  schema: string,
+  lock:
+    | 'pg_advisory_xact_lock'
+    | 'pg_advisory_xact_lock_shared'
+    | 'pg_try_advisory_xact_lock'
+    | 'pg_try_advisory_xact_lock_shared',
+): string {
+  return `pg_catalog.${lock}(pg_catalog.hashtextextended('partywall:schema:${schema}', 0))`
 }
 
 /**

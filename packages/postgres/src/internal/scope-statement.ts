@@ -2,7 +2,9 @@ import { bindMessage, executeMessage, parseMessage } from './frontend-messages.t
 
 /** SQLSTATEs by which the scope statement refuses: each check fails in a way of its own, and none of them can come from elsewhere in it. */
 export const REFUSED = {
-  /** The session holds what an earlier tenant left: temporary objects (22P02), or a base path that is not empty (2201E). */
+  /** The session has a base path that is not empty: an earlier tenant, or somebody else behind the same pooler, has set it. */
+  basePath: '2201E',
+  /** The session holds what an earlier tenant left: a base path, or temporary objects (22P02). */
   session: ['22P02', '2201E'],
   /** The role may not use the schema. Postgres would skip it and let the shared ones answer. */
   privilege: '22012',

@@ -6,6 +6,7 @@ import {
   executeMessage,
   flushMessage,
   parseMessage,
+  syncMessage,
 } from './frontend-messages.ts'
 import { HeldTransaction, type LocalAnswer } from './held-transaction.ts'
 import {
@@ -17,7 +18,7 @@ import {
 import { MANY_STATEMENTS } from './query-config.ts'
 import { scopeError, taintsSession } from './scope-error.ts'
 import { type Prefix, REFUSED } from './scope-statement.ts'
-import { CLEAN_IN_TRANSACTION, type CleanerStep, SessionCleaner } from './session-cleaner.ts'
+import { CLEAN_FIRST, type CleanerStep, SessionCleaner } from './session-cleaner.ts'
 import { residueOf } from './session-residue.ts'
 import { type NamedStatement, type StatementColumns, StatementNames } from './statement-names.ts'
 import type { TenantPrefix } from './tenant-prefix.ts'
@@ -139,6 +140,10 @@ export class ScopedConnection extends PgConnectionBase {
   #synced = false
   /** Messages are swallowed: the statement was answered here. */
   #muted = false
+  /** Answers are swallowed until the end of the batch: the statement was answered by a refusal of ours. */
+  #refused = false
+  /** What the end of the answer waits for: a cancel request that may still reach the server. */
+  #readyAfter: Promise<unknown> | undefined
   /** Sends the statement under way once more; known until it runs. */
   #record: ((again: Again) => void) | undefined
   /** What was sent of it behind the scope. */
@@ -152,6 +157,8 @@ export class ScopedConnection extends PgConnectionBase {
   #columns: StatementColumns | undefined
   #binary = false
   readonly #pooled: boolean
+  /** Of statements with names of the caller's, behind a pooler. */
+  readonly #texts = new Map<string, string>()
 
   /** Messages of a batch, which leave in one write. */
   #gathered: Uint8Array[] | undefined
@@ -172,14 +179,19 @@ export class ScopedConnection extends PgConnectionBase {
       preparedStatements === 'off' || pooled ? undefined : new StatementNames(preparedStatements)
     this.#pooled = pooled
     // pg would not send again what it believes the server to know.
-    if (pooled) this.parsedStatements = forgetful()
-    if (pooled) this.submittedNamedStatements = forgetful()
+    if (pooled) this.parsedStatements = forgetful(this.#texts)
+    if (pooled) this.submittedNamedStatements = forgetful(this.#texts)
     this.#maxTenants = maxTenantsPerConnection
     const die = (): void => {
       this.#dead = true
     }
     this.on('end', die)
     this.on('error', die)
+  }
+
+  /** Keeps the end of the answer that is under way back until then: nothing else is sent before, for nobody. */
+  holdReady(until: Promise<unknown>): void {
+    this.#readyAfter = until
   }
 
   /** Lends the connection to a tenant: `prefix` is what enters it. */
@@ -209,58 +221,63 @@ export class ScopedConnection extends PgConnectionBase {
     query: Submits,
   ): ComposedStatement | undefined {
     const scope = this.#cleaned ? prefix.firstAgain : prefix.first
-    const messages: Uint8Array[] = []
     const named = this.#names?.claim(tenantId, text)
     const known = named?.known === true
+    const name = named?.name ?? ''
+    const base = PgConnectionBase.prototype
     let columns = known ? named.columns : undefined
     let binary = false
-    let bound = false
-    const base = PgConnectionBase.prototype
-    const name = named?.name ?? ''
+    const bind: Uint8Array[] = []
     // pg's query object writes itself down; names, scope and end are ours.
     const recorder = {
       stream: {},
       parsedStatements: {},
       submittedNamedStatements: {},
-      parse: () => undefined,
+      parse: ignore,
       bind: (message: { binary?: boolean }) => {
         binary = message.binary === true
         if (binary) columns = undefined
-        if (!known) {
-          const evicted = named === undefined ? undefined : this.#names?.evict()
-          if (evicted?.known === true) this._send(closeStatementMessage(evicted.name))
-          if (named !== undefined) this._send(closeStatementMessage(name))
-          this._send(parseMessage(name, text))
-        }
         base.bind.call(this, { ...message, statement: name })
-        bound = true
-        if (columns === undefined) this._send(describePortalMessage(''))
-        this._send(executeMessage())
       },
       query: () => recorder.bind({}),
-      describe: () => undefined,
-      execute: () => undefined,
-      sync: () => undefined,
-      flush: () => undefined,
-      close: () => undefined,
+      describe: ignore,
+      execute: ignore,
+      sync: ignore,
+      flush: ignore,
+      close: ignore,
     }
-    this.#gathered = messages
+    this.#gathered = bind
     try {
-      if (this.#mustPrepare(scope)) {
-        messages.push(scope.statement.parse)
-        // At once: the next statement of the lane follows before the answer.
-        this.#hasPrepared()
-      }
-      messages.push(scope.bytes)
       const refused = query.submit(recorder)
       if (refused !== null) process.nextTick(() => query.handleError?.(refused, recorder))
-      if (!bound) return undefined
-      this.#tenants.add(tenantId)
-      base.sync.call(this)
-      return { messages, scope, named, known, columns, binary }
     } finally {
       this.#gathered = undefined
     }
+    if (bind.length === 0) return undefined
+    // From here on everything is sent.
+    this.#tenants.add(tenantId)
+    const messages: Uint8Array[] = []
+    if (this.#mustPrepare(scope)) {
+      messages.push(scope.statement.parse)
+      // At once: the next statement of the lane follows before the answer.
+      this.#hasPrepared()
+    }
+    messages.push(scope.bytes)
+    if (!known) {
+      const evicted = named === undefined ? undefined : this.#names?.evict()
+      if (evicted?.known === true) messages.push(closeStatementMessage(evicted.name))
+      if (named !== undefined) messages.push(closeStatementMessage(name))
+      messages.push(parseMessage(name, text))
+    }
+    messages.push(...bind)
+    if (columns === undefined) messages.push(describePortalMessage(''))
+    messages.push(executeMessage(), syncMessage())
+    return { messages, scope, named, known, columns, binary }
+  }
+
+  /** Whether each transaction may come to another session. */
+  get pooled(): boolean {
+    return this.#pooled
   }
 
   /** Sends messages of a lane. */
@@ -331,8 +348,8 @@ export class ScopedConnection extends PgConnectionBase {
     const held = this.#takeHeld()
     const send = (scope: Prefix, front: readonly string[] = []): void => {
       const own = [
-        ...held,
         ...front,
+        ...held,
         ...(this.#mustPrepare(scope) ? [scope.statement.prepare] : []),
         scope.sql,
       ]
@@ -351,9 +368,18 @@ export class ScopedConnection extends PgConnectionBase {
     send(scope)
   }
 
-  override parse(message: { text: string; name?: string; types?: unknown }): void {
+  override parse(given: { text: string; name?: string; types?: unknown }): void {
+    const message = this.#pooled && given.name ? this.#withoutName(given) : given
     if (this.#muteIfAnswered(message.text)) return
     if (this.#beginExtended(message.text) !== 'refused') this.#sendParse(message)
+  }
+
+  /** A name says nothing where the next transaction may come to another session. Who gives a text with it once may leave it out later, as with pg. */
+  #withoutName({ name = '', ...message }: { text: string; name?: string; types?: unknown }): {
+    text: string
+    types?: unknown
+  } {
+    return { ...message, text: message.text ?? this.#texts.get(name) }
   }
 
   override bind(message: { statement?: string }): void {
@@ -393,7 +419,7 @@ export class ScopedConnection extends PgConnectionBase {
     )
   }
 
-  /** Asks for the columns, unless they are known: those of a prepared statement cannot change (0A000). */
+  /** Asks for the columns, unless they are known: those of a statement that was planned cannot change (0A000). */
   override describe(message: { type: 'P' | 'S'; name?: string }): void {
     if (this.#columns === undefined || message.type === 'S') {
       this.#columns = undefined
@@ -449,6 +475,17 @@ export class ScopedConnection extends PgConnectionBase {
       this.#lane(event, message)
       return true
     }
+    if (this.#mode === 'scoped') {
+      // Whatever listens here, a function for example: channels belong to the whole database, and so does what they tell.
+      if (event === 'notification') return true
+      if (this.#refused && CLEANED.has(event) && event !== 'readyForQuery') return true
+    }
+    if (event === 'readyForQuery' && this.#readyAfter !== undefined) {
+      const after = this.#readyAfter
+      this.#readyAfter = undefined
+      void after.then(() => this.#dead || this.emit(event, ...args))
+      return true
+    }
     if (this.#cleaner !== undefined && CLEANED.has(event)) {
       this.#clean(this.#cleaner.onMessage(event, message), message)
       return true
@@ -490,6 +527,10 @@ export class ScopedConnection extends PgConnectionBase {
           return true
         }
         this.#completed(message.text ?? '')
+        if (message.text === 'LISTEN' && this.#mode === 'scoped') {
+          this.#refused = true
+          return super.emit('errorMessage', listenRefused(this.#tenantId))
+        }
         break
       case 'errorMessage':
         if (this.#ownReplies > 0 && !this.#isOfCaller(message)) {
@@ -517,7 +558,7 @@ export class ScopedConnection extends PgConnectionBase {
 
   /** Keeps the columns of a statement that goes by a name of ours. */
   #learn(columns: StatementColumns): void {
-    if (this.#named !== undefined && !this.#binary) this.#named.columns = columns
+    if (this.#named?.planned === true && !this.#binary) this.#named.columns = columns
   }
 
   /** Says what the server was not asked to say. */
@@ -591,7 +632,7 @@ export class ScopedConnection extends PgConnectionBase {
     const held = this.#takeHeld()
     const messagesOf = (scope: Prefix, front: readonly string[] = []): Uint8Array[] => {
       const messages: Uint8Array[] = []
-      for (const statement of [...held, ...front])
+      for (const statement of [...front, ...held])
         messages.push(parseMessage('', statement), bindMessage('', []), executeMessage())
       if (this.#mustPrepare(scope)) messages.push(scope.statement.parse)
       messages.push(scope.bytes)
@@ -609,7 +650,8 @@ export class ScopedConnection extends PgConnectionBase {
     return 'scoped'
   }
 
-  #scopeFor({ first, firstAgain, next }: TenantPrefix): Prefix {
+  #scopeFor({ first, firstAgain, next, within }: TenantPrefix): Prefix {
+    if (this.#status === 'T') return within
     if (!this.#fresh) return next
     this.#fresh = false
     return this.#cleaned ? firstAgain : first
@@ -617,7 +659,7 @@ export class ScopedConnection extends PgConnectionBase {
 
   /** The statement that is to be sent asks whether the session is clean. */
   get #mayClean(): boolean {
-    return this.#fresh || this.#pooled
+    return this.#status === 'I' && (this.#fresh || this.#pooled)
   }
 
   #mustPrepare({ statement }: Prefix): boolean {
@@ -646,7 +688,7 @@ export class ScopedConnection extends PgConnectionBase {
     // Behind a pooler the next transaction may come to another session, so the cleaning travels with the statement.
     this.#repeat(
       this.#pooled
-        ? new SessionCleaner(() => again({ clean: CLEAN_IN_TRANSACTION }), 'keep')
+        ? new SessionCleaner(() => again({ clean: CLEAN_FIRST }), 'keep')
         : new SessionCleaner(() => again({}), 'clean'),
     )
   }
@@ -739,6 +781,7 @@ export class ScopedConnection extends PgConnectionBase {
     if (status === 'T' && this.#chained) this.#rescope = true
     if (status === 'I') this.#rescope = false
     this.#forgetRecord()
+    this.#refused = false
     this.#named = undefined
     this.#columns = undefined
     this.#chained = false
@@ -749,7 +792,19 @@ export class ScopedConnection extends PgConnectionBase {
   }
 }
 
-/** A record that keeps nothing. */
-function forgetful(): Record<string, string> {
-  return new Proxy<Record<string, string>>({}, { set: () => true })
+function ignore(): void {}
+function listenRefused(tenantId: string | undefined): TenancyError {
+  return new TenancyError(
+    'ERR_TENANCY_STATEMENT_REFUSED',
+    'LISTEN does not work on a connection of the pool: it is shared by all tenants, and channels belong to the whole database.',
+    { tenantId, hint: 'Use pool.listen(channel, listener) and pool.notify(channel, payload).' },
+  )
+}
+
+/** A record that shows nothing of what it is given; `texts` has it. */
+function forgetful(texts: Map<string, string>): Record<string, string> {
+  return new Proxy<Record<string, string>>(
+    {},
+    { set: (_, name, text: string) => texts.set(String(name), text) !== undefined },
+  )
 }

@@ -12,11 +12,16 @@ export type CleanerStep =
 const CLEAN =
   'reset search_path; discard temp; unlisten *; close all; select pg_catalog.pg_advisory_unlock_all()'
 
-/** The same, as far as the server allows it in the transaction of the statement that was turned away. */
-export const CLEAN_IN_TRANSACTION: readonly string[] = [
+/**
+ * What is cleaned in front of the statement that was turned away, where the next transaction may come to another session. In a transaction of its own: a ROLLBACK in the text of that statement would bring back what was taken away, and the rest
+ * of the text would find it. Locks and subscriptions of strangers are left alone: no statement meets them.
+ */
+export const CLEAN_FIRST: readonly string[] = [
+  'begin',
   'reset search_path',
   'discard temp',
   'close all',
+  'commit',
 ]
 
 const WAIT: CleanerStep = { kind: 'wait' }

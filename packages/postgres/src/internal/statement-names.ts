@@ -7,11 +7,16 @@ export type StatementColumns = BackendMessage | 'none'
 export interface NamedStatement {
   readonly name: string
   readonly text: string
+  /** Its columns are fixed when it is prepared: if they change, the server refuses it (0A000). Those of EXECUTE and FETCH are whatever the name in them stands for at the moment. */
+  readonly planned: boolean
   /** The server knows it. */
   known: boolean
   /** `undefined` until the server has said it. */
   columns: StatementColumns | undefined
 }
+
+/** What surely is planned. A text that begins in another way, with a comment for example, is described each time. */
+const PLANNED = /^\s*(?:select|insert|update|delete|merge|with|values|table)\b/i
 
 interface Entry extends NamedStatement {
   readonly tenantId: string
@@ -62,6 +67,7 @@ export class StatementNames {
     const entry: Entry = {
       name,
       text,
+      planned: PLANNED.test(text),
       known: false,
       columns: undefined,
       tenantId,

@@ -1,4 +1,5 @@
 import { physicalName, TenancyError, type Tenant } from '@partywall/core'
+import type { TenantLogin } from '../cluster-options.ts'
 import {
   assertNotShared,
   quoteIdentifier,
@@ -17,6 +18,8 @@ export interface TenantPrefix {
   readonly firstAgain: Prefix
   /** For every other statement: temporary objects are the tenant's own. */
   readonly next: Prefix
+  /** Inside of an open transaction, whose scope may have ended with the one that it was chained to. Asks nothing: what is there is the transaction's own. */
+  readonly within: Prefix
   /** The database that the tenant is in; `undefined` for the pool's own. */
   readonly target: DatabaseTarget | undefined
 }
@@ -33,6 +36,8 @@ export interface TenantPrefixOptions extends Required<SchemaNames> {
   readonly pooled: boolean
   readonly statementTimeoutMs: TenantTimeout
   readonly lockTimeoutMs: TenantTimeout
+  /** @defaultValue `'shared'` */
+  readonly login?: TenantLogin
 }
 
 /** Makes the bytes that enter a tenant, and keeps them: they are the same for every statement of the tenant. */
@@ -51,23 +56,35 @@ export class TenantPrefixes {
     if (known !== undefined) return known
     const { sharedSchemas, pooled } = this.#options
     assertNotShared(tenant, sharedSchemas)
-    const values = this.#valuesFor(tenant)
+    const values = this.valuesFor(tenant)
     // Behind a pooler every statement may be the first that its session sees of the pool.
     const firstAgain = scopePrefix('firstAgain', values, !pooled)
+    const within = scopePrefix('next', values, !pooled)
     const bytes: TenantPrefix = {
       first: pooled ? firstAgain : scopePrefix('first', values, true),
       firstAgain,
-      next: pooled ? firstAgain : scopePrefix('next', values, true),
-      target: targetOf(tenant),
+      next: pooled ? firstAgain : within,
+      within,
+      target: targetOf(tenant, this.#hasLogin(tenant)),
     }
     this.#bytes.set(tenant, bytes)
     return bytes
   }
 
-  #valuesFor(tenant: Tenant): ScopeValues {
+  #hasLogin(tenant: Tenant): boolean {
+    const { login = 'shared' } = this.#options
+    return (typeof login === 'function' ? login(tenant) : login) === 'per-tenant'
+  }
+
+  /** The values themselves, for a session that is one tenant's alone. Throws as `bytesFor` does. */
+  valuesFor(tenant: Tenant): ScopeValues {
     const { role, statementTimeoutMs, lockTimeoutMs } = this.#options
     return {
-      role: role === 'per-tenant' ? physicalName('role', tenant.id) : undefined,
+      // Who logs in as the tenant need not become it.
+      role:
+        role === 'per-tenant' && !this.#hasLogin(tenant)
+          ? physicalName('role', tenant.id)
+          : undefined,
       path: searchPathOf(tenant, this.#options),
       tenantId: tenant.isolation === 'row' ? tenant.id : undefined,
       statementTimeoutMs: limitFor(tenant, 'statementTimeoutMs', statementTimeoutMs),

@@ -1,9 +1,7 @@
-import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { chmod, cp, mkdir, mkdtemp, stat, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { basename, dirname, join } from 'node:path'
-import { promisify } from 'node:util'
 
 import { Client } from 'pg'
 
@@ -12,6 +10,7 @@ import { freePort } from './free-port.ts'
 import { type KeptServer, keepServer } from './kept-server.ts'
 import type { RunningServer } from './running-server.ts'
 import { isTraversable, temporaryBase } from './temporary-base.ts'
+import { unprivilegedUser } from './unprivileged-user.ts'
 
 /**
  * Settings of every Postgres that only tests use. Nothing survives a power cut, which no test needs; many connections and locks,
@@ -61,7 +60,7 @@ export async function startLocalPostgres(
   bin: string,
   settings: readonly string[] = [],
 ): Promise<LocalPostgres> {
-  const user = process.getuid?.() === 0 ? await unprivilegedUser() : undefined
+  const user = await unprivilegedUser()
   for (let attempt = 1; ; attempt++) {
     const port = await freePort()
     const directory = await mkdtemp(join(await temporaryBase(), 'partywall-postgres-'))
@@ -117,23 +116,6 @@ export async function startLocalPostgres(
       if (attempt === 3) throw error
     }
   }
-}
-
-/**
- * Postgres refuses to run as root. It runs as the user `postgres` where there is one, otherwise as `nobody`, which every system
- * has: no user is added to the machine.
- */
-async function unprivilegedUser(): Promise<{ uid: number; gid: number }> {
-  for (const name of ['postgres', 'nobody']) {
-    const ids = await Promise.all(
-      ['-u', '-g'].map(async (flag) =>
-        Number((await promisify(execFile)('id', [flag, name])).stdout),
-      ),
-    ).catch(() => [])
-    const [uid, gid] = ids
-    if (uid !== undefined && gid !== undefined) return { uid, gid }
-  }
-  throw new Error('Postgres cannot run as root, and there is no user "postgres" or "nobody".')
 }
 
 /** A clone below a private directory, such as `/root`, cannot be read by the server's user; the programs are then copied. */

@@ -1,10 +1,10 @@
-import { constants } from 'node:fs'
-import { access, mkdtemp } from 'node:fs/promises'
-import { delimiter, join } from 'node:path'
+import { mkdtemp } from 'node:fs/promises'
+import { join } from 'node:path'
 
 import { Redis } from 'ioredis'
 
 import { eventually } from '../eventually.ts'
+import { findProgram } from './find-program.ts'
 import { freePort } from './free-port.ts'
 import { keepServer } from './kept-server.ts'
 import type { RunningServer } from './running-server.ts'
@@ -12,15 +12,7 @@ import { temporaryBase } from './temporary-base.ts'
 
 /** The path of `redis-server`, or `undefined` where none is installed. */
 export async function findRedisServer(): Promise<string | undefined> {
-  for (const directory of (process.env['PATH'] ?? '').split(delimiter)) {
-    const candidate = join(directory, 'redis-server')
-    const usable = await access(candidate, constants.X_OK).then(
-      () => true,
-      () => false,
-    )
-    if (directory !== '' && usable) return candidate
-  }
-  return undefined
+  return findProgram('redis-server')
 }
 
 /** Starts a Redis without persistence on a free port of the loopback interface; it answers when this resolves. */

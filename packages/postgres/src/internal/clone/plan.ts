@@ -1,0 +1,132 @@
+import type { DatabaseEngine } from '../citus.ts'
+import type { SchemaFacts } from './facts.ts'
+import { quote } from './sql-text.ts'
+import type { Statement, Step } from './step.ts'
+
+/** What a clone is to be. */
+export interface CloneTask {
+  readonly source: string
+  readonly target: string
+  /** Who clones; what is made belongs to this role at first. */
+  readonly user: string
+  /** `server_version_num`. */
+  readonly serverVersion: number
+  readonly engine: DatabaseEngine
+  /** The role of the source's tenant becomes that of the target's. */
+  role(name: string): string
+  readonly allRows: boolean
+  /** Whether the rows of a table are copied, by its id. */
+  hasRows(table: string): boolean
+}
+
+/** A text that the server keeps as it is, in which names are not references. */
+export interface KeptText {
+  readonly what: string
+  /** `code`: names anywhere count. `definition`: printed by the server, which leaves names in literals alone. */
+  readonly kind: 'code' | 'definition'
+  readonly text: string
+}
+
+/** Collects the steps of a clone, and what is said about objects on the way. */
+export class ClonePlan {
+  readonly facts: SchemaFacts
+  readonly task: CloneTask
+  readonly steps: Step[] = []
+  readonly texts: KeptText[] = []
+  /** How COMMENT ON names an object. */
+  readonly #names = new Map<string, string>()
+  readonly #aliases = new Map<string, string>()
+  readonly #needs = new Map<string, string[]>()
+  readonly #completed = new Map<string, string>()
+
+  constructor(facts: SchemaFacts, task: CloneTask) {
+    this.facts = facts
+    this.task = task
+    for (const [from, to] of facts.edges) {
+      const needs = this.#needs.get(from) ?? []
+      this.#needs.set(from, needs)
+      needs.push(to)
+    }
+  }
+
+  /** Says that what needs one of `others` needs the step `id`, and that what those need, it needs. Before any step is added. */
+  alias(id: string, others: Iterable<string | null | undefined>): void {
+    for (const other of others)
+      if (other !== null && other !== undefined) this.#aliases.set(other, id)
+  }
+
+  /** Says that these objects are whole only when the step `by` is done: whoever else needs one of them needs that too. */
+  complete(ids: readonly string[], by: string): void {
+    for (const id of ids) this.#completed.set(id, by)
+  }
+
+  /** Adds a step with all that `pg_depend` says of it and of its aliases. Once all aliases are known. */
+  add(
+    step: Omit<Step, 'needs' | 'write'> & {
+      readonly needs?: Iterable<string>
+      readonly write: readonly Statement[] | Step['write']
+    },
+  ): void {
+    const { write } = step
+    this.steps.push({
+      ...step,
+      needs: new Set(step.needs),
+      write: typeof write === 'function' ? write : () => write,
+    })
+  }
+
+  /** Adds what `pg_depend` says to the steps. */
+  connected(): Step[] {
+    const own = new Map<string, string[]>()
+    for (const [from, to] of this.facts.edges) {
+      const id = this.step(from)
+      const needs = own.get(id) ?? []
+      own.set(id, needs)
+      needs.push(this.step(to))
+    }
+    return this.steps.map((step) => ({
+      ...step,
+      needs: new Set(
+        [...step.needs, ...(own.get(step.id) ?? [])]
+          .map((need) => this.step(need))
+          .flatMap((need) => this.#wholly(need, step.id))
+          .filter((need) => need !== step.id && need !== step.without),
+      ),
+    }))
+  }
+
+  #wholly(need: string, by: string): string[] {
+    const completed = this.#completed.get(need)
+    const apart =
+      completed !== undefined && completed !== by && this.#completed.get(by) !== completed
+    return apart ? [need, completed] : [need]
+  }
+
+  /** The step that makes an object. */
+  step(id: string): string {
+    return this.#aliases.get(id) ?? id
+  }
+
+  /** What an object needs directly. */
+  needsOf(id: string): readonly string[] {
+    return this.#needs.get(id) ?? []
+  }
+
+  name(id: string, name: string): void {
+    this.#names.set(id, name)
+  }
+
+  nameOf(id: string): string | undefined {
+    return this.#names.get(id)
+  }
+
+  /** Gives what was made to its owner. */
+  owned(kind: string, name: string, owner: string): string[] {
+    const role = this.task.role(owner)
+    return role === this.task.user ? [] : [`alter ${kind} ${name} owner to ${quote(role)}`]
+  }
+
+  keep(what: string, kind: KeptText['kind'], ...texts: readonly (string | null)[]): void {
+    for (const text of texts) if (text !== null) this.texts.push({ what, kind, text })
+  }
+}
