@@ -8,6 +8,7 @@ import {
 } from '@partywall/test-support'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
 import {
+  countsOf,
   createVariantWorld,
   type PoolVariant,
   VARIANTS,
@@ -56,7 +57,7 @@ const repeatedly =
     let broken = 0
     for (let n = 0; n < BREAKS; n++) {
       await moreUnits(traffic)
-      broken += pool.totalCount
+      broken += countsOf(pool).total
       fn()
     }
     return broken
@@ -176,7 +177,7 @@ describe.each<PoolVariant>([schema, pipelined, role, row])('F6 $name: a bad netw
       for (let n = 0; n < 9; n++) expect(await ask(n)).toBe('fulfilled')
       proxy.incoming = incoming
       proxy.end('close')
-      await eventually(() => pool.totalCount === 0)
+      await eventually(() => countsOf(pool).total === 0)
       const units = Array.from({ length: 9 }, (_, n) => ask(n))
       for (const outcome of await within(5_000, Promise.all(units))) expect(outcome).toMatch(told)
       proxy.heal()

@@ -2,7 +2,7 @@ import type { TenantPool } from '@partywall/postgres'
 import { eventually } from '@partywall/test-support'
 import type pg from 'pg'
 import { expect } from 'vitest'
-import { type VariantWorld, VIEW_COLUMNS } from '../isolation/variant-world.ts'
+import { countsOf, type VariantWorld, VIEW_COLUMNS } from '../isolation/variant-world.ts'
 
 // An uncaught exception or an unhandled rejection of any test fails the whole run (vitest.config.ts): that the process lives needs no assertion of its own.
 
@@ -43,9 +43,9 @@ export async function expectNominal(world: VariantWorld, pool: TenantPool): Prom
     )
   await eventually(
     () => {
-      const { totalCount, idleCount, waitingCount } = pool
-      expect([idleCount, waitingCount]).toEqual([totalCount, 0])
-      expect(totalCount).toBeLessThanOrEqual(pool.options.max)
+      const { total, idle, waiting } = countsOf(pool)
+      expect([idle, waiting]).toEqual([total, 0])
+      expect(total).toBeLessThanOrEqual(world.limitsOf(pool.options.max).total)
       return true
     },
     { timeoutMs: Math.max(1, deadline - performance.now()) },

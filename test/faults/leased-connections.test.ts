@@ -27,7 +27,8 @@ describe.each(Object.values(VARIANTS))('F2 $name: leased connections that break'
   beforeEach(async () => {
     // What a failed test left running would hold its locks.
     await world.db.query(
-      "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'",
+      "select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1 and wait_event = 'PgSleep'",
+      [world.application],
     )
     await world.clearLogs()
     world.destroyed.length = 0

@@ -2,7 +2,7 @@ import type { TenantPool, TenantPoolOptions } from '@partywall/postgres'
 import { canary, eventually, outcomeOf } from '@partywall/test-support'
 import type pg from 'pg'
 import Cursor from 'pg-cursor'
-import type { VariantWorld } from '../variant-world.ts'
+import { countsOf, type VariantWorld } from '../variant-world.ts'
 import { Ledger, Mismatch, mustBe, type Residue, SessionModel } from './model.ts'
 import type { Lane, Script, Sequence } from './script.ts'
 import { type Caller, takeStep } from './steps.ts'
@@ -73,24 +73,25 @@ async function playSequence(
 ): Promise<void> {
   const expectations = new Expectations()
   const { destroyedCount } = pool
-  const board = new Board(pool.options.max)
+  const board = new Board(world.limitsOf(pool.options.max))
   await board.play(
     lanes.map((lane, index) => ({
       name: `lane ${index} (${lane.kind})`,
+      wants: tenantsOf(world, lane),
       run: (seat) => playLane({ world, pool, ledger, seat, expectations }, lane),
     })),
     turns,
   )
   // Back to nominal: nobody has a connection, nobody waits for one.
-  await eventually(() => pool.idleCount === pool.totalCount && pool.waitingCount === 0, {
-    timeoutMs: 5_000,
-    intervalMs: 1,
-  }).catch(() => {
-    throw new Mismatch(
-      `the pool is not at rest: ${pool.idleCount} of ${pool.totalCount} idle, ${pool.waitingCount} waiting`,
-    )
+  const atRest = (): boolean => {
+    const { total, idle, waiting } = countsOf(pool)
+    return idle === total && waiting === 0
+  }
+  await eventually(atRest, { timeoutMs: 5_000, intervalMs: 1 }).catch(() => {
+    throw new Mismatch(`the pool is not at rest: ${JSON.stringify(countsOf(pool))}`)
   })
-  if (pool.totalCount > pool.options.max) throw new Mismatch(`${pool.totalCount} connections`)
+  const { total } = countsOf(pool)
+  if (total > world.limitsOf(pool.options.max).total) throw new Mismatch(`${total} connections`)
   const destroyed = pool.destroyedCount - destroyedCount
   if (destroyed < expectations.least || destroyed > expectations.most)
     throw new Mismatch(
@@ -102,10 +103,10 @@ async function playSequence(
 interface Seat {
   /** Waits for the next turn. */
   turn(): Promise<void>
-  /** Told in front of whatever takes a connection, and behind what gives it back. */
-  readonly holds: (count: number) => void
-  /** The next turn takes a connection. */
-  wantsConnection: boolean
+  /** Told when a connection of a tenant was taken, and when it was given back. */
+  readonly holds: (tenantId: string, count: 1 | -1) => void
+  /** The tenants of which the next turn takes a connection. */
+  wants: readonly string[]
 }
 
 interface Player extends Seat {
@@ -119,19 +120,33 @@ interface Player extends Seat {
 
 /** Lets several lanes take turns. A turn that waits for a connection does not keep the others from theirs. */
 class Board {
-  readonly #max: number
-  #held = 0
+  readonly #limits: { readonly total: number; readonly perTenant: number }
+  readonly #held: string[] = []
 
-  constructor(max: number) {
-    this.#max = max
+  constructor(limits: { readonly total: number; readonly perTenant: number }) {
+    this.#limits = limits
+  }
+
+  #isFreeFor(player: Player): boolean {
+    const { total, perTenant } = this.#limits
+    return (
+      this.#held.length < total &&
+      player.wants.every(
+        (wanted) => this.#held.filter((tenantId) => tenantId === wanted).length < perTenant,
+      )
+    )
   }
 
   async play(
-    lanes: readonly { readonly name: string; readonly run: (seat: Seat) => Promise<void> }[],
+    lanes: readonly {
+      readonly name: string
+      readonly wants: readonly string[]
+      readonly run: (seat: Seat) => Promise<void>
+    }[],
     turns: readonly number[],
   ): Promise<void> {
     let failure: unknown
-    const players = lanes.map(({ name, run }) => {
+    const players = lanes.map(({ name, wants, run }) => {
       let settle = Promise.withResolvers<void>()
       let gate = Promise.withResolvers<void>()
       const player: Player = {
@@ -139,9 +154,10 @@ class Board {
         settled: settle.promise,
         resting: true,
         over: false,
-        wantsConnection: true,
-        holds: (count) => {
-          this.#held += count
+        wants,
+        holds: (tenantId, count) => {
+          if (count === 1) this.#held.push(tenantId)
+          else this.#held.splice(this.#held.indexOf(tenantId), 1)
         },
         turn: () => {
           gate = Promise.withResolvers()
@@ -177,15 +193,15 @@ class Board {
     for (let turn = 0; failure === undefined && (ready.length > 0 || waiting.length > 0); turn++) {
       ready.push(...waiting.filter(({ resting, over }) => resting && !over))
       waiting = waiting.filter(({ resting }) => !resting)
-      const free = this.#max - this.#held
-      if (waiting.length > 0 && (free > 0 || ready.length === 0)) {
+      if (waiting.some((player) => this.#isFreeFor(player)) || ready.length === 0) {
         // Somebody's turn has come; whose, the pool decides.
+        if (waiting.length === 0) break
         await orHung(waiting)
         continue
       }
       const player = ready[(turns[turn % turns.length] ?? 0) % ready.length]
       if (player === undefined) break
-      const waits = player.wantsConnection && free <= 0
+      const waits = player.wants.length > 0 && !this.#isFreeFor(player)
       player.go()
       if (waits) {
         ready = ready.filter((other) => other !== player)
@@ -238,21 +254,28 @@ async function playLane(stage: Stage, lane: Lane): Promise<void> {
     case 'transaction':
       return world.as(tenantOf(world, lane.tenant), () => playTransaction(stage, lane))
     case 'kill idle': {
-      stage.seat.wantsConnection = false
       const { rows } = await world.db.query<{ pid: number }>(
-        'select pid from pg_stat_activity where datname = current_database() and application_name = $1',
+        'select pid from pg_stat_activity where application_name = $1',
         [pool.options.application_name ?? 'nobody'],
       )
-      const idle = pool.idleCount === pool.totalCount ? rows.map(({ pid }) => pid) : []
+      const { total, idle: resting } = countsOf(pool)
+      const idle = resting === total ? rows.map(({ pid }) => pid) : []
       if (idle.length === 0) return
       await world.db.query('select pg_terminate_backend(pid) from unnest($1::int[]) pid', [idle])
-      await eventually(() => pool.totalCount === 0, { intervalMs: 1 })
+      await eventually(() => countsOf(pool).total === 0, { intervalMs: 1 })
       return
     }
     case 'nobody':
     case 'homeless':
       return playRefused(stage, lane)
   }
+}
+
+/** The tenants of which a lane takes connections. */
+function tenantsOf(world: VariantWorld, lane: Lane): string[] {
+  if (lane.kind === 'burst') return lane.units.map(({ tenant }) => tenantOf(world, tenant))
+  if (lane.kind === 'kill idle' || lane.kind === 'nobody') return []
+  return [lane.kind === 'homeless' ? 'homeless' : tenantOf(world, lane.tenant)]
 }
 
 function tenantOf({ tenants }: VariantWorld, tenant: number): string {
@@ -295,10 +318,11 @@ async function playClient(
   stage: Stage,
   { tenant, steps, release }: Extract<Lane, { kind: 'client' }>,
 ): Promise<void> {
-  const { pool, seat, expectations } = stage
+  const { world, pool, seat, expectations } = stage
+  const tenantId = tenantOf(world, tenant)
   const client = await pool.connect()
-  seat.holds(1)
-  seat.wantsConnection = false
+  seat.holds(tenantId, 1)
+  seat.wants = []
   try {
     const caller = callerOf(
       stage,
@@ -342,7 +366,7 @@ async function playClient(
     // Whatever was not awaited ends all the same.
     await Promise.all(late)
   } finally {
-    seat.holds(-1)
+    seat.holds(tenantId, -1)
   }
 }
 
@@ -352,16 +376,17 @@ async function playTransaction(
   stage: Stage,
   { tenant, begin, steps, ending }: Extract<Lane, { kind: 'transaction' }>,
 ): Promise<void> {
-  const { pool, seat, expectations } = stage
+  const { world, pool, seat, expectations } = stage
+  const tenantId = tenantOf(world, tenant)
   let caller: Caller | undefined
   let holds = false
   let late: Promise<string> | undefined
   let mismatch: unknown
   const told = await outcomeOf(
     pool.transaction(async (query) => {
-      seat.holds(1)
+      seat.holds(tenantId, 1)
       holds = true
-      seat.wantsConnection = false
+      seat.wants = []
       caller = callerOf(stage, tenant, (...args) =>
         (query as (...args: unknown[]) => unknown)(...args),
       )
@@ -381,7 +406,7 @@ async function playTransaction(
         late = outcomeOf(query('select owner from item'))
     }, begin),
   )
-  if (holds) seat.holds(-1)
+  if (holds) seat.holds(tenantId, -1)
   if (mismatch !== undefined) throw mismatch
   if (caller === undefined) throw new Mismatch(`no transaction was opened: ${told}`)
   const { model } = caller

@@ -8,6 +8,7 @@ const GONE: ReadonlySet<string> = new Set([
   'ECONNREFUSED',
   'ECONNRESET',
   'EPIPE',
+  'ERR_TENANCY_DATABASE_UNAVAILABLE',
 ])
 
 /** Whether an error says that the connection broke, and nothing else. */
