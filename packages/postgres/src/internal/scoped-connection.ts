@@ -661,8 +661,7 @@ export class ScopedConnection extends PgConnectionBase {
     return 'scoped'
   }
 
-  #scopeFor({ first, firstAgain, next, within }: TenantPrefix): Prefix {
-    if (this.#status === 'T') return within
+  #scopeFor({ first, firstAgain, next }: TenantPrefix): Prefix {
     if (!this.#mayClean) return next
     return this.#cleaned ? firstAgain : first
   }
