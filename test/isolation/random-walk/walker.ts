@@ -274,8 +274,8 @@ async function playLane(stage: Stage, lane: Lane): Promise<void> {
 /** The tenants of which a lane takes connections. */
 function tenantsOf(world: VariantWorld, lane: Lane): string[] {
   if (lane.kind === 'burst') return lane.units.map(({ tenant }) => tenantOf(world, tenant))
-  if (lane.kind === 'kill idle' || lane.kind === 'nobody') return []
-  return [lane.kind === 'homeless' ? 'homeless' : tenantOf(world, lane.tenant)]
+  if (lane.kind === 'homeless') return ['homeless']
+  return 'tenant' in lane ? [tenantOf(world, lane.tenant)] : []
 }
 
 function tenantOf({ tenants }: VariantWorld, tenant: number): string {
