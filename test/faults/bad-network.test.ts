@@ -3,16 +3,18 @@ import {
   createFaultProxy,
   eventually,
   type FaultProxy,
+  outcomeOf,
   type WireFaults,
 } from '@partywall/test-support'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
 import {
+  countsOf,
   createVariantWorld,
   type PoolVariant,
   VARIANTS,
   type VariantWorld,
 } from '../isolation/variant-world.ts'
-import { expectNominal, expectOwnRows, outcomeOf, within } from './fault-fixture.ts'
+import { expectNominal, expectOwnRows, within } from './fault-fixture.ts'
 import { expectExactLedger, expectExplained, startTraffic, type Traffic } from './traffic.ts'
 
 let world: VariantWorld
@@ -55,7 +57,7 @@ const repeatedly =
     let broken = 0
     for (let n = 0; n < BREAKS; n++) {
       await moreUnits(traffic)
-      broken += pool.totalCount
+      broken += countsOf(pool).total
       fn()
     }
     return broken
@@ -175,7 +177,7 @@ describe.each<PoolVariant>([schema, pipelined, role, row])('F6 $name: a bad netw
       for (let n = 0; n < 9; n++) expect(await ask(n)).toBe('fulfilled')
       proxy.incoming = incoming
       proxy.end('close')
-      await eventually(() => pool.totalCount === 0)
+      await eventually(() => countsOf(pool).total === 0)
       const units = Array.from({ length: 9 }, (_, n) => ask(n))
       for (const outcome of await within(5_000, Promise.all(units))) expect(outcome).toMatch(told)
       proxy.heal()

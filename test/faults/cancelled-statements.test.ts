@@ -1,17 +1,15 @@
 import type { TenantPool, TenantPoolOptions } from '@partywall/postgres'
-import { CopyIn, canary, eventually } from '@partywall/test-support'
+import { CopyIn, canary, eventually, outcomeOf } from '@partywall/test-support'
 import pg from 'pg'
 import Cursor from 'pg-cursor'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
-import { createVariantWorld, VARIANTS, type VariantWorld } from '../isolation/variant-world.ts'
 import {
-  backendOf,
-  expectNominal,
-  expectOwnRows,
-  outcomeOf,
-  terminate,
-  within,
-} from './fault-fixture.ts'
+  countsOf,
+  createVariantWorld,
+  VARIANTS,
+  type VariantWorld,
+} from '../isolation/variant-world.ts'
+import { backendOf, expectNominal, expectOwnRows, terminate, within } from './fault-fixture.ts'
 import { leasedStates, untilRunning } from './leased-states.ts'
 
 let world: VariantWorld
@@ -232,7 +230,7 @@ describe.each([schema, pipelined, role, row, limits])(
       const admin = new pg.Client(world.db.url)
       await admin.connect()
       onTestFinished(() => admin.end())
-      await admin.query(`begin; lock table ${world.tableOf(acme, 'item')}`)
+      await admin.query(`begin; lock table ${world.nameOf(acme, 'item')}`)
       for (const send of [
         () => pool.query('select owner from item'),
         () => pool.query('select owner from item where id = $1', [1]),
@@ -265,7 +263,7 @@ describe.each([schema, pipelined, role, row, limits])(
       expect(await within(5_000, reading)).toBe('57014')
       await expectOwnRows(world, client, acme)
       client.release()
-      await eventually(() => pool.idleCount === 1)
+      await eventually(() => countsOf(pool).idle === 1)
       await expectOwnRows(world, pool, globex)
       expect(pool.destroyedCount).toBe(0)
     })
@@ -275,7 +273,8 @@ describe.each([schema, pipelined, role, row, limits])(
 /** Ends what the server still does for callers who have given up, and what would hold locks. */
 async function endSleepers(): Promise<void> {
   await world.db.query(
-    "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'",
+    "select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1 and wait_event = 'PgSleep'",
+    [world.application],
   )
 }
 

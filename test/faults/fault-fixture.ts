@@ -1,9 +1,8 @@
-import { TenancyError } from '@partywall/core'
 import type { TenantPool } from '@partywall/postgres'
 import { eventually } from '@partywall/test-support'
 import type pg from 'pg'
 import { expect } from 'vitest'
-import { type VariantWorld, VIEW_COLUMNS } from '../isolation/variant-world.ts'
+import { countsOf, type VariantWorld, VIEW_COLUMNS } from '../isolation/variant-world.ts'
 
 // An uncaught exception or an unhandled rejection of any test fails the whole run (vitest.config.ts): that the process lives needs no assertion of its own.
 
@@ -44,50 +43,13 @@ export async function expectNominal(world: VariantWorld, pool: TenantPool): Prom
     )
   await eventually(
     () => {
-      const { totalCount, idleCount, waitingCount } = pool
-      expect([idleCount, waitingCount]).toEqual([totalCount, 0])
-      expect(totalCount).toBeLessThanOrEqual(pool.options.max)
+      const { total, idle, waiting } = countsOf(pool)
+      expect([idle, waiting]).toEqual([total, 0])
+      expect(total).toBeLessThanOrEqual(world.limitsOf(pool.options.max).total)
       return true
     },
     { timeoutMs: Math.max(1, deadline - performance.now()) },
   )
-}
-
-/** SQLSTATEs and codes of a connection that is not there any more, or not yet again. */
-const GONE: ReadonlySet<string> = new Set([
-  '57P01',
-  '57P02',
-  '57P03',
-  '08003',
-  '08006',
-  'ECONNREFUSED',
-  'ECONNRESET',
-  'EPIPE',
-])
-
-/** Whether an error says that the connection broke, and nothing else. */
-export function saysGone(error: unknown): boolean {
-  const { code, message } = error as { code?: string; message?: string }
-  if (code !== undefined && GONE.has(code)) return true
-  return (
-    error instanceof Error &&
-    !TenancyError.is(error) &&
-    /^(?:Connection terminated|Client has encountered a connection error|Client was closed)/.test(
-      message ?? '',
-    )
-  )
-}
-
-/** `fulfilled`, `gone` for a broken connection, or the code or message of another error. */
-export async function outcomeOf(promise: Promise<unknown>): Promise<string> {
-  try {
-    await promise
-    return 'fulfilled'
-  } catch (error) {
-    if (saysGone(error)) return 'gone'
-    const { code, message } = error as { code?: string; message?: string }
-    return code ?? message ?? String(error)
-  }
 }
 
 /** The process of the server behind a client. */

@@ -1,8 +1,9 @@
 import type { TenantPool, TenantPoolOptions } from '@partywall/postgres'
+import { outcomeOf } from '@partywall/test-support'
 import type pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
 import { createVariantWorld, VARIANTS, type VariantWorld } from '../isolation/variant-world.ts'
-import { expectNominal, expectOwnRows, outcomeOf, within } from './fault-fixture.ts'
+import { expectNominal, expectOwnRows, within } from './fault-fixture.ts'
 
 let world: VariantWorld
 

@@ -1,15 +1,13 @@
 import type { TenantPool } from '@partywall/postgres'
-import { eventually } from '@partywall/test-support'
+import { eventually, outcomeOf } from '@partywall/test-support'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
-import { createVariantWorld, VARIANTS, type VariantWorld } from '../isolation/variant-world.ts'
 import {
-  backendOf,
-  expectNominal,
-  expectOwnRows,
-  outcomeOf,
-  terminate,
-  within,
-} from './fault-fixture.ts'
+  countsOf,
+  createVariantWorld,
+  VARIANTS,
+  type VariantWorld,
+} from '../isolation/variant-world.ts'
+import { backendOf, expectNominal, expectOwnRows, terminate, within } from './fault-fixture.ts'
 
 describe.each(Object.values(VARIANTS))(
   'F1 $name: idle connections that the server ends',
@@ -35,7 +33,8 @@ describe.each(Object.values(VARIANTS))(
       )
       const pids = clients.map(backendOf)
       for (const client of clients) client.release()
-      expect([pool.totalCount, pool.idleCount]).toEqual([pids.length, pids.length])
+      const { total, idle } = countsOf(pool)
+      expect(idle).toBe(total)
       return pids
     }
 
@@ -43,8 +42,10 @@ describe.each(Object.values(VARIANTS))(
       const pool = open(max)
       const [first = 0] = await fill(pool)
       for (let n = 0; n < 5; n++) {
-        await terminate(world, n === 0 ? first : ((await fill(pool))[0] ?? 0))
-        await eventually(() => pool.totalCount === max - 1)
+        const pid = n === 0 ? first : ((await fill(pool))[0] ?? 0)
+        const { total } = countsOf(pool)
+        await terminate(world, pid)
+        await eventually(() => countsOf(pool).total === total - 1)
         for (const tenantId of world.tenants) await expectOwnRows(world, pool, tenantId)
       }
       await expectNominal(world, pool)
@@ -55,7 +56,7 @@ describe.each(Object.values(VARIANTS))(
     it.each(variant.poolSizes)('F1 pool of %i: all at once: the next units work', async (max) => {
       const pool = open(max)
       await terminate(world, ...(await fill(pool)))
-      await eventually(() => pool.totalCount === 0)
+      await eventually(() => countsOf(pool).total === 0)
       await Promise.all(world.tenants.map((tenantId) => expectOwnRows(world, pool, tenantId)))
       await expectNominal(world, pool)
     })

@@ -1,15 +1,8 @@
 import type { TenantPool } from '@partywall/postgres'
-import { createFaultProxy, eventually, type FaultProxy } from '@partywall/test-support'
+import { createFaultProxy, eventually, type FaultProxy, outcomeOf } from '@partywall/test-support'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
 import { createVariantWorld, VARIANTS, type VariantWorld } from '../isolation/variant-world.ts'
-import {
-  backendOf,
-  expectNominal,
-  expectOwnRows,
-  outcomeOf,
-  terminate,
-  within,
-} from './fault-fixture.ts'
+import { backendOf, expectNominal, expectOwnRows, terminate, within } from './fault-fixture.ts'
 import { leasedStates, untilRunning } from './leased-states.ts'
 
 let world: VariantWorld
@@ -34,7 +27,8 @@ describe.each(Object.values(VARIANTS))('F2 $name: leased connections that break'
   beforeEach(async () => {
     // What a failed test left running would hold its locks.
     await world.db.query(
-      "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'",
+      "select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1 and wait_event = 'PgSleep'",
+      [world.application],
     )
     await world.clearLogs()
     world.destroyed.length = 0

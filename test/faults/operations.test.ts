@@ -8,10 +8,16 @@ import {
   renameTenantSchema,
   type TenantPool,
 } from '@partywall/postgres'
-import { canary, createFaultProxy, eventually, type FaultProxy } from '@partywall/test-support'
+import {
+  canary,
+  createFaultProxy,
+  eventually,
+  type FaultProxy,
+  outcomeOf,
+} from '@partywall/test-support'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createVariantWorld, VARIANTS, type VariantWorld } from '../isolation/variant-world.ts'
-import { expectNominal, outcomeOf, within } from './fault-fixture.ts'
+import { expectNominal, within } from './fault-fixture.ts'
 import { type FaultPoint, findFaultPoints, setFault } from './statement-faults.ts'
 
 let world: VariantWorld

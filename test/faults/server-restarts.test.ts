@@ -2,12 +2,18 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { TenantPool } from '@partywall/postgres'
 import {
   createRestartablePostgres,
+  outcomeOf,
   type RestartablePostgres,
   type StopMode,
 } from '@partywall/test-support'
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
-import { createVariantWorld, VARIANTS, type VariantWorld } from '../isolation/variant-world.ts'
-import { expectNominal, outcomeOf, RECOVERY_MS, within } from './fault-fixture.ts'
+import {
+  countsOf,
+  createVariantWorld,
+  VARIANTS,
+  type VariantWorld,
+} from '../isolation/variant-world.ts'
+import { expectNominal, RECOVERY_MS, within } from './fault-fixture.ts'
 import { expectExactLedger, expectExplained, startTraffic, type Traffic } from './traffic.ts'
 
 let server: RestartablePostgres
@@ -80,7 +86,8 @@ describe.each([VARIANTS.schema, VARIANTS.role])('F4 $name: the server goes away'
     const traffic = startTraffic(world, pool, { callers: 12, until: stop.signal })
     await sleep(150)
     const { rows } = await world.db.query<{ pid: number }>(
-      'select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() limit 1',
+      'select pid from pg_stat_activity where application_name = $1 limit 1',
+      [world.application],
     )
     process.kill(rows[0]?.pid ?? 0, 'SIGKILL')
     await sleep(50)
@@ -102,7 +109,7 @@ describe.each([VARIANTS.schema, VARIANTS.role])('F4 $name: the server goes away'
         expect(
           await within(2_000, outcomeOf(world.as(id, () => pool.query('select owner from item')))),
         ).toBe('gone')
-    expect(pool.totalCount).toBe(0)
+    expect(countsOf(pool).total).toBe(0)
     await server.start()
     await expectNominal(world, pool)
   })

@@ -1,10 +1,9 @@
 import type { TenantPool } from '@partywall/postgres'
-import { canary, type SeededRandom, seededRandom } from '@partywall/test-support'
+import { canary, type SeededRandom, saysGone, seededRandom } from '@partywall/test-support'
 import type pg from 'pg'
 import Cursor from 'pg-cursor'
 import { expect } from 'vitest'
 import { type VariantWorld, VIEW_COLUMNS } from '../isolation/variant-world.ts'
-import { saysGone } from './fault-fixture.ts'
 
 export interface TrafficOptions {
   readonly callers: number

@@ -3,6 +3,7 @@ import {
   canary,
   createFaultProxy,
   type FaultProxy,
+  outcomeOf,
   type Verdict,
   type WireMessage,
 } from '@partywall/test-support'
@@ -14,7 +15,7 @@ import {
   VARIANTS,
   type VariantWorld,
 } from '../isolation/variant-world.ts'
-import { expectNominal, outcomeOf, within } from './fault-fixture.ts'
+import { expectNominal, within } from './fault-fixture.ts'
 
 let world: VariantWorld
 let proxy: FaultProxy

@@ -1,6 +1,7 @@
 import { TenancyError } from '@partywall/core'
 import type { TenantPool, TenantPoolOptions } from '@partywall/postgres'
 import { canary, eventually } from '@partywall/test-support'
+import type pg from 'pg'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import {
   COUNTS,
@@ -50,6 +51,19 @@ export function openPool(
     if (!pool.ending) void pool.end()
   })
   return pool
+}
+
+/** Runs `fn` with a client of its own. */
+export async function withClient<T>(
+  pool: TenantPool,
+  fn: (client: pg.PoolClient) => Promise<T>,
+): Promise<T> {
+  const client = await pool.connect()
+  try {
+    return await fn(client)
+  } finally {
+    client.release()
+  }
 }
 
 /** The rows of `item` that the active tenant must see. */

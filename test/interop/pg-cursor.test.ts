@@ -1,4 +1,3 @@
-import type { TenantPool } from '@partywall/postgres'
 import { canary } from '@partywall/test-support'
 import type pg from 'pg'
 import Cursor from 'pg-cursor'
@@ -19,6 +18,7 @@ import {
   POOL_SIZES,
   refusalOf,
   TENANTS,
+  withClient,
 } from './library-contract.ts'
 
 let world: TenantDatabase
@@ -41,18 +41,6 @@ async function readAll(client: pg.PoolClient): Promise<Item[]> {
     const rows = await cursor.read(2)
     if (rows.length === 0) return items
     items.push(...rows)
-  }
-}
-
-async function withClient<T>(
-  pool: TenantPool,
-  fn: (client: pg.PoolClient) => Promise<T>,
-): Promise<T> {
-  const client = await pool.connect()
-  try {
-    return await fn(client)
-  } finally {
-    client.release()
   }
 }
 

@@ -1,4 +1,3 @@
-import type { TenantPool } from '@partywall/postgres'
 import type pg from 'pg'
 import QueryStream from 'pg-query-stream'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
@@ -13,6 +12,7 @@ import {
   POOL_SIZES,
   refusalOf,
   TENANTS,
+  withClient,
 } from './library-contract.ts'
 
 let world: TenantDatabase
@@ -35,18 +35,6 @@ async function readAll(client: pg.PoolClient, limit = Number.POSITIVE_INFINITY):
     if (items.length === limit) break
   }
   return items
-}
-
-async function withClient<T>(
-  pool: TenantPool,
-  fn: (client: pg.PoolClient) => Promise<T>,
-): Promise<T> {
-  const client = await pool.connect()
-  try {
-    return await fn(client)
-  } finally {
-    client.release()
-  }
 }
 
 describeLibrary(

@@ -342,6 +342,77 @@ describe('the caller stays in its own tenant', () => {
       })
   })
 
+  it('D1 temp tables of another tenant are not met behind a first statement that could not be parsed', async () => {
+    const pool = world.openPool()
+    for (const text of ['select 1; selec 2', 'selec 2', 'select 1; select (']) {
+      await as('acme', () => pool.query('select make_temp()'))
+      await as('globex', async () => {
+        const client = await pool.connect()
+        expect(await codeOf(client.query(text))).toBe('42601')
+        expect((await client.query('select make_temp() as n')).rows).toEqual([{ n: '1' }])
+        client.release()
+      })
+    }
+  })
+
+  it.each(['select 1', 'select 1; select 2'])(
+    'D1 temp tables of another tenant are not met behind a scope that was cancelled: %s',
+    async (text) => {
+      const pool = world.openPool()
+      await as('acme', () => pool.query('select make_temp()'))
+      const admin = new pg.Client(world.db.url)
+      await admin.connect()
+      // The schema of globex cannot be looked up: the session has not met it yet.
+      await admin.query('begin; lock table pg_catalog.pg_namespace in access exclusive mode')
+      try {
+        await as('globex', async () => {
+          const client = await pool.connect()
+          const sent = codeOf(client.query(text))
+          let told: unknown
+          void sent.then((code) => (told = code))
+          await eventually(async () => {
+            await admin.query('select pg_cancel_backend($1)', [
+              (client as unknown as { processID: number }).processID,
+            ])
+            return told !== undefined
+          })
+          expect(told).toBe('ERR_TENANCY_SCOPE_FAILED')
+          await admin.query('rollback')
+          expect((await client.query('select make_temp() as n')).rows).toEqual([{ n: '1' }])
+          client.release()
+        })
+      } finally {
+        await admin.end()
+      }
+      await expectNothingLeft(pool)
+    },
+  )
+
+  it('D1 a BEGIN in front of a text that cannot be parsed opens a transaction, which has failed', async () => {
+    const pool = world.openPool()
+    const text = 'select 1; selec 2'
+    await as('acme', async () => {
+      const client = await pool.connect()
+      await client.query('begin isolation level serializable')
+      expect(await client.query(text).catch((cause: unknown) => cause)).toMatchObject({
+        code: '42601',
+        position: '11',
+      })
+      expect(await codeOf(client.query("insert into log values ('a', 'a')"))).toBe('25P02')
+      expect((await client.query('commit')).command).toBe('ROLLBACK')
+      client.release()
+      await expect(
+        pool.transaction(async (query) => {
+          await quietly(query(text))
+          await quietly(query("insert into log values ('b', 'b')"))
+        }),
+      ).rejects.toMatchObject({ code: 'ERR_TENANCY_TRANSACTION_ABORTED' })
+    })
+    expect((await world.db.query('select * from acme.log')).rows).toEqual([])
+    expect(pool.destroyedCount).toBe(0)
+    await expectNothingLeft(pool)
+  })
+
   it('D1 a statement name that tenants share: the rows of the caller, and an error where the tables differ, never wrong rows', async () => {
     const pool = world.openPool()
     const read = (id: string, text = 'select * from item where id = $1'): Promise<unknown> =>

@@ -290,6 +290,20 @@ function commonTests(role: 'none' | 'per-tenant', modes: readonly Mode[]): void 
       }
     })
 
+    test('D11 a grouping by the key needs the tenant as well', async () => {
+      for (const id of TENANTS) {
+        const [alone, both] = await as(
+          mode,
+          id,
+          'select p.*, count(o.*) from person p left join orders o on o.person_id = p.id group by p.id',
+          'select p.*, count(o.*) from person p left join orders o on o.person_id = p.id group by p.tenant_id, p.id',
+        )
+        expect(alone).toBe('42803')
+        expect(both).toMatchObject({ count: COUNTS[id] })
+        expect(foreignCanaries(both, id)).toEqual([])
+      }
+    })
+
     test('D11 a key of another tenant neither clashes nor serves: a reference to it fails', async () => {
       // globex has the persons 4 and 5, and acme has not.
       const [same, dangling, linked] = await as(

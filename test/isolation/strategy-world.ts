@@ -51,16 +51,20 @@ export const STRATEGIES: Readonly<Record<string, Strategy>> = {
 const COUNTS = [3, 5, 7] as const
 const PASSWORD = 'secret'
 
-/** `note` is for writes; `strangers` keeps notes in a temporary table, as functions of real applications do, and counts those of others in it. */
+/** `note` is for writes, and `log` for those that may come twice; `strangers` keeps notes in a temporary table, as functions of real applications do, and counts those of others in it. */
 const TABLES = `create table item (id int primary key, owner text not null);
   create table part (id int primary key, item_id int references item, owner text not null);
   create table note (unit text primary key, owner text not null);
+  create table log (unit text not null, owner text not null);
   create function strangers(who text) returns int language plpgsql as $$ begin
     create temp table if not exists scratch (owner text); insert into scratch values (who);
     return (select count(*) from scratch where owner <> who); end $$;`
 
-/** Two neighbours and an adversary, with the same ids in all tables, different numbers of rows and a canary in every value. */
+/** Two neighbours and an adversary, with the same ids in all tables, different numbers of rows and a canary in every value; and `nowhere-...`, of which there is a record and nothing else. */
 export interface StrategyWorld extends AsyncDisposable {
+  readonly db: TestDatabase
+  /** The connection string of the pools. */
+  readonly url: string
   readonly tenancy: Tenancy
   readonly tenants: readonly [acme: string, globex: string, zeta: string]
   readonly destroyed: { readonly tenantId: string | undefined; readonly reason: string }[]
@@ -75,13 +79,13 @@ export interface StrategyWorld extends AsyncDisposable {
   notesOf(tenantId: string): Promise<{ unit: string; owner: string }[]>
 }
 
-export async function createStrategyWorld({
-  isolation,
-  acts,
-  options: fixed = {},
-}: Strategy): Promise<StrategyWorld> {
+/** @param server - a superuser's connection string of another server than that of the run. */
+export async function createStrategyWorld(
+  { isolation, acts, options: fixed = {} }: Strategy,
+  server?: string,
+): Promise<StrategyWorld> {
   await using stack = new AsyncDisposableStack()
-  const db = stack.use(await createTestDatabase())
+  const db = stack.use(await createTestDatabase(server))
   const salt = randomBytes(4).toString('hex')
   const tenants = [`acme-${salt}`, `globex-${salt}`, `zeta-${salt}`] as const
   const records = tenants.map((id) => createTenant({ id, isolation }))
@@ -151,7 +155,7 @@ export async function createStrategyWorld({
   }
 
   const tenancy = createTenancy({
-    store: memoryTenantStore(tenants.map((id) => ({ id, isolation }))),
+    store: memoryTenantStore([...tenants, `nowhere-${salt}`].map((id) => ({ id, isolation }))),
   })
   const destroyed: { tenantId: string | undefined; reason: string }[] = []
   tenancy.events.on('connection:destroyed', ({ tenant, reason }) => {
@@ -171,6 +175,8 @@ export async function createStrategyWorld({
   const url = Object.assign(new URL(db.url), { username: login, password: PASSWORD }).href
   const owned = stack.move()
   return {
+    db,
+    url,
     tenancy,
     tenants,
     destroyed,

@@ -1,41 +1,53 @@
-import { randomBytes } from 'node:crypto'
-import { createTenancy, createTenant, memoryTenantStore, type Tenancy } from '@partywall/core'
+import { physicalName } from '@partywall/core'
+import type { TenantPool, TenantPoolOptions } from '@partywall/postgres'
 import {
-  createGateRole,
-  createTenantRole,
-  createTenantSchema,
-  TenantPool,
-  type TenantPoolOptions,
-} from '@partywall/postgres'
-import { canary, createTestDatabase, type TestDatabase } from '@partywall/test-support'
-import pg from 'pg'
+  createStrategyWorld,
+  STRATEGIES,
+  type Strategy,
+  type StrategyWorld,
+} from './strategy-world.ts'
 
 /** One way to set up a pool. A suite that takes its worlds from here is told nothing else about it. */
-export interface PoolVariant {
+export interface PoolVariant extends Strategy {
   readonly name: string
   readonly options: TenantPoolOptions
-  /** How the rows of its tenants are kept apart. @defaultValue `'schema'` */
-  readonly isolation?: 'schema' | 'row'
   /** Sizes of the pools that it is tried with. One connection shows most, because the next tenant gets what the last one left; more of them show what only happens side by side. */
   readonly poolSizes: readonly number[]
 }
 
+const variant = (
+  strategy: keyof typeof STRATEGIES,
+  { options, ...given }: Partial<PoolVariant> = {},
+): PoolVariant => {
+  const found = STRATEGIES[strategy]
+  if (found === undefined) throw new Error(`There is no strategy "${strategy}".`)
+  return {
+    name: strategy,
+    poolSizes: [1],
+    ...found,
+    ...given,
+    options: { ...found.options, ...options },
+  }
+}
+
 /** Every variant; a suite runs over those that it names, or over all. */
 export const VARIANTS = {
-  schema: { name: 'schemas', options: {}, poolSizes: [1, 4] },
-  unnamed: {
-    name: 'schemas, nothing prepared',
+  schema: variant('schema', { poolSizes: [1, 4] }),
+  unnamed: variant('schema', {
+    name: 'schema, nothing prepared',
     options: { preparedStatements: 'off' },
-    poolSizes: [1],
-  },
-  limits: {
-    name: 'schemas, limits of time',
+  }),
+  limits: variant('schema', {
+    name: 'schema, limits of time',
     options: { statementTimeoutMs: 20_000, lockTimeoutMs: 10_000 },
-    poolSizes: [1],
-  },
-  pipelined: { name: 'schemas, pipelined', options: { pipelineDepth: 8 }, poolSizes: [1, 4] },
-  role: { name: 'a role for each tenant', options: { role: 'per-tenant' }, poolSizes: [1] },
-  row: { name: 'rows', isolation: 'row', options: {}, poolSizes: [1] },
+  }),
+  pipelined: variant('schema, shared connections', { poolSizes: [1, 4] }),
+  pooler: variant('schema, as behind a pooler'),
+  role: variant('schema, a role for each tenant'),
+  login: variant('schema, a login for each tenant'),
+  row: variant('row'),
+  rowRole: variant('row, a role for each tenant'),
+  database: variant('database'),
 } as const satisfies Record<string, PoolVariant>
 
 /** What the server says about the session while a statement of a tenant runs. */
@@ -60,35 +72,26 @@ export interface LogRow {
   readonly owner: string
 }
 
-/**
- * Two neighbours and an adversary, with the same ids in all tables, different numbers of rows and a canary in every value, set up for one variant. Tenants have a random part in their ids, because
- * roles belong to a server that other tests use as well.
- */
-export interface VariantWorld extends AsyncDisposable {
-  readonly db: TestDatabase
-  readonly tenancy: Tenancy
-  /** The connection string of the pools. */
-  readonly url: string
-  readonly tenants: readonly [acme: string, globex: string, zeta: string]
-  /** A tenant with a record and without a place; where rows of all stand in one, there is none. */
-  readonly homeless: string | undefined
-  /** What `connection:destroyed` told, oldest first. */
-  readonly destroyed: { readonly tenantId: string | undefined; readonly reason: string }[]
-  /** Opens a pool that is closed with the world. */
-  openPool(options?: TenantPoolOptions): TenantPool
-  /** Runs as a tenant, from outside of whatever tenant is active. */
-  as<T>(tenantId: string, fn: () => Promise<T> | T): Promise<T>
-  /** The rows of `item` that a tenant must see. */
-  itemsOf(tenantId: string): { id: number; owner: string }[]
-  viewOf(tenantId: string): View
-  /** A table of a tenant, or the one that it shares with others, for SQL from outside. */
-  tableOf(tenantId: string, table: 'item' | 'log'): string
-  /** All rows of all tables `log`. */
-  logs(): Promise<LogRow[]>
-  clearLogs(): Promise<void>
+/** How many connections are there, at rest and waited for, to all databases together. */
+export interface Counts {
+  readonly total: number
+  readonly idle: number
+  readonly waiting: number
 }
 
-const COUNTS = [3, 5, 7] as const
+/** A world of one variant, for suites that break things: what the server sees, and what was written. */
+export interface VariantWorld extends StrategyWorld {
+  /** What all its pools are called in `pg_stat_activity`. */
+  readonly application: string
+  /** A tenant with a record and without a place; where rows of all stand in one, there is none. */
+  readonly homeless: string | undefined
+  /** How many connections a pool of this size has at most: all together, and for one tenant. */
+  limitsOf(max: number): { readonly total: number; readonly perTenant: number }
+  viewOf(tenantId: string): View
+  /** The rows of all tables `log`, or those whose unit begins so. */
+  logs(prefix?: string): Promise<LogRow[]>
+  clearLogs(): Promise<void>
+}
 
 /**
  * In `probe`, for everybody: `terminate_me` and `cancel_me` do to their own session what an administrator would, in the middle of a statement.
@@ -99,142 +102,70 @@ const PROBE = `create schema probe; grant usage on schema probe to public;
   create function probe.cancel_me() returns text language plpgsql security definer as $$ begin
     perform pg_catalog.pg_cancel_backend(pg_catalog.pg_backend_pid()); perform pg_catalog.pg_sleep(10); return 'survived'; end $$`
 
-/**
- * What every tenant has, in a schema. `strangers` keeps notes in a temporary table, as functions of real applications do, and counts those of others in it.
- *
- * @param own - columns, behind all others, that say whose a row is.
- */
-function tablesIn(schema: string, own = ''): string {
-  return `create table "${schema}".item (id int not null, owner text not null${own});
-    create table "${schema}".log (unit text not null, owner text not null${own});
-    create function "${schema}".strangers(who text) returns int language plpgsql as $$ begin
-      create temp table if not exists scratch (owner text); insert into scratch values (who);
-      return (select count(*) from scratch where owner <> who); end $$;`
-}
-const itemsSql = (schema: string, tenantId: string, count: number, own = ''): string =>
-  `insert into "${schema}".item select n, 'canary:${tenantId}:' || n${own} from generate_series(1, ${count}) n;`
-
-/** The tables of all tenants in one schema, and a role that row security holds for. */
-function rowSql(role: string): string {
-  const policies = ['item', 'log'].map(
-    (
-      table,
-    ) => `alter table ${table} enable row level security; alter table ${table} force row level security;
-      create policy own on ${table} using (tenant_id = nullif(current_setting('app.tenant_id', true), '')) with check (tenant_id = nullif(current_setting('app.tenant_id', true), ''));
-      grant select, insert, update, delete on ${table} to ${role};`,
-  )
-  return `${tablesIn('public', ", tenant_id text not null default current_setting('app.tenant_id')")}
-    create role ${role} login password 'secret'; ${policies.join('')}`
+export function countsOf(pool: TenantPool): Counts {
+  const { total, idle, waiting } = pool.databaseCounts
+  return {
+    total: pool.totalCount + total,
+    idle: pool.idleCount + idle,
+    waiting: pool.waitingCount + waiting,
+  }
 }
 
 /** @param server - another server than the one of the run. */
 export async function createVariantWorld(
-  { options: variant, isolation = 'schema' }: PoolVariant,
+  { isolation, acts, options }: PoolVariant,
   server?: string,
 ): Promise<VariantWorld> {
-  const db = await createTestDatabase(server)
-  const salt = randomBytes(4).toString('hex')
-  const tenants = [`acme-${salt}`, `globex-${salt}`, `zeta-${salt}`] as const
-  const byRow = isolation === 'row'
-  const homeless = byRow ? undefined : `nowhere-${salt}`
-  const countOf = (tenantId: string): number => COUNTS[tenants.indexOf(tenantId as never)] ?? 0
-  const perRole = variant.role === 'per-tenant'
-  /** Who the pool logs in as; the superuser of the test otherwise. */
-  const login = perRole || byRow ? `login_${salt}` : undefined
-  const owner = new pg.Pool({ connectionString: db.url, max: 1 })
-  owner.on('error', () => undefined)
-  await owner.query(PROBE)
-  if (perRole && login !== undefined)
-    await createGateRole(owner, { name: login, password: 'secret' })
-  if (byRow && login !== undefined) await owner.query(rowSql(login))
-  for (const id of tenants) {
-    if (byRow) {
-      await owner.query(itemsSql('public', id, countOf(id), `, '${id}'`))
-      continue
-    }
-    const tenant = createTenant({ id })
-    await createTenantSchema(owner, tenant)
-    await owner.query(tablesIn(id) + itemsSql(id, id, countOf(id)))
-    if (perRole && login !== undefined) await createTenantRole(owner, tenant, { gate: login })
-  }
-  const tenancy = createTenancy({
-    store: memoryTenantStore(
-      [...tenants, homeless].flatMap((id) => (id === undefined ? [] : [{ id, isolation }])),
-    ),
-  })
-  const destroyed: { tenantId: string | undefined; reason: string }[] = []
-  tenancy.events.on('connection:destroyed', ({ tenant, reason }) => {
-    destroyed.push({ tenantId: tenant?.id, reason })
-  })
-  const url =
-    login === undefined
-      ? db.url
-      : Object.assign(new URL(db.url), { username: login, password: 'secret' }).href
-  const { statementTimeoutMs, lockTimeoutMs } = variant
+  const base = await createStrategyWorld({ isolation, acts, options }, server)
+  const { tenants } = base
+  const [first] = tenants
+  const salt = first.slice('acme-'.length)
+  const application = `variant-${salt}`
+  const apart = isolation === 'database'
+  for (const id of apart ? tenants : [first]) await base.outside(id).query(PROBE)
+  const perTenantRole = acts !== 'login'
+  const { statementTimeoutMs, lockTimeoutMs } = options
   const seconds = (limit: unknown): string =>
     typeof limit === 'number' ? `${limit / 1_000}s` : '0'
-  const tableOf = (tenantId: string, table: string): string =>
-    `"${byRow ? 'public' : tenantId}".${table}`
-  const pools: TenantPool[] = []
+  const logOf = (tenantId: string): string => base.nameOf(tenantId, 'log')
   return {
-    db,
-    tenancy,
-    url,
-    tenants,
-    homeless,
-    destroyed,
-    openPool(options = {}) {
-      const pool = new TenantPool(tenancy, {
-        connectionString: url,
-        central: { connectionString: db.url },
-        max: 1,
-        // The whole pool, so that a test can fill it from one tenant.
-        maxPerTenant: options.max ?? 1,
-        ...variant,
-        ...options,
-      })
-      pools.push(pool)
-      return pool
+    ...base,
+    application,
+    homeless: isolation === 'schema' && acts === 'login' ? `nowhere-${salt}` : undefined,
+    openPool: (given: TenantPoolOptions = {}) =>
+      base.openPool({ application_name: application, ...given }),
+    limitsOf: (max) =>
+      apart || acts === 'own-login'
+        ? { total: Math.max(2, max), perTenant: max }
+        : { total: max, perTenant: max },
+    viewOf: (tenantId) => {
+      const schema = isolation === 'schema' ? tenantId : 'public'
+      return {
+        schema,
+        path: `"${schema}", pg_temp`,
+        who: perTenantRole ? physicalName('role', tenantId) : new URL(base.url).username,
+        tenant: isolation === 'row' ? tenantId : '',
+        statement_timeout: seconds(statementTimeoutMs),
+        lock_timeout: seconds(lockTimeoutMs),
+      }
     },
-    as: (tenantId, fn) => tenancy.context.outside(() => tenancy.run(tenantId, async () => fn())),
-    itemsOf: (tenantId) =>
-      Array.from({ length: countOf(tenantId) }, (_, index) => ({
-        id: index + 1,
-        owner: canary(tenantId, index + 1),
-      })),
-    viewOf: (tenantId) => ({
-      schema: byRow ? 'public' : tenantId,
-      path: byRow ? '"public", pg_temp' : `"${tenantId}", "public", pg_temp`,
-      who: perRole ? `tenant-${tenantId}` : (login ?? new URL(db.url).username),
-      tenant: byRow ? tenantId : '',
-      statement_timeout: seconds(statementTimeoutMs),
-      lock_timeout: seconds(lockTimeoutMs),
-    }),
-    tableOf,
-    async logs() {
-      const places = byRow
-        ? ['select tenant_id as place, unit, owner from public.log']
-        : tenants.map((id) => `select '${id}' as place, unit, owner from ${tableOf(id, 'log')}`)
-      return (await db.query<LogRow>(`${places.join(' union all ')} order by 1, 2`)).rows
+    async logs(prefix = '') {
+      const rows: LogRow[] = []
+      for (const id of isolation === 'row' ? [first] : tenants) {
+        const place = isolation === 'row' ? 'tenant_id' : `'${id}'`
+        const found = await base
+          .outside(id)
+          .query<LogRow>(
+            `select ${place} as place, unit, owner from ${logOf(id)} where starts_with(unit, $1) order by unit`,
+            [prefix],
+          )
+        rows.push(...found.rows)
+      }
+      return rows
     },
     async clearLogs() {
-      await db.query(`truncate ${[...new Set(tenants.map((id) => tableOf(id, 'log')))].join(', ')}`)
-    },
-    async [Symbol.asyncDispose]() {
-      // A client that a test keeps on purpose would hold end() back for ever; the database is dropped under it.
-      const closing = pools.filter((pool) => !pool.ending).map((pool) => pool.end())
-      await tenancy.close()
-      await Promise.race([
-        Promise.allSettled(closing),
-        new Promise<void>((resolve) => {
-          setTimeout(resolve, 500)
-        }),
-      ])
-      const roles = perRole ? tenants.map((id) => `"tenant-${id}"`) : []
-      for (const role of login === undefined ? roles : [...roles, login])
-        await owner.query(`drop owned by ${role} cascade; drop role ${role}`)
-      await owner.end()
-      await db[Symbol.asyncDispose]()
+      for (const id of isolation === 'row' ? [first] : tenants)
+        await base.outside(id).query(`truncate ${logOf(id)}`)
     },
   }
 }

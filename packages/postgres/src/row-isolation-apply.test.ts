@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { canary, createTestDatabase, type TestDatabase } from '@partywall/test-support'
+import { canary, createTestDatabase, eventually, type TestDatabase } from '@partywall/test-support'
 import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { applyRowIsolation } from './row-isolation-apply.ts'
@@ -125,10 +125,16 @@ describe('applying', () => {
     })
     expect(await fingerprint()).toBe(before)
     const waiting = applyRowIsolation(central, options, { lockTimeoutMs: 10_000 })
-    // What it waits behind changes the schema: it looks again, and covers the newcomer.
-    await busy.query(
-      'create table shop.newcomer (id int primary key); alter table shop.child add unique (note)',
+    await eventually(
+      async () =>
+        (
+          await db.query(
+            "select from pg_locks where relation = 'shop.child'::regclass and not granted",
+          )
+        ).rowCount,
     )
+    // What it waits behind changes the schema: it looks again, and covers the newcomer.
+    await busy.query('create table shop.newcomer (id int primary key)')
     await busy.query('commit')
     busy.release()
     const { tables } = await waiting

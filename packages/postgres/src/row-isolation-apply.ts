@@ -144,7 +144,8 @@ function assertSame(given: RowIsolationPlan, plan: RowIsolationPlan): void {
   )
 }
 
-const LOCK_NOT_AVAILABLE = '55P03'
+/** A lock that was not to be had in time, and one that others wait for in another order. */
+const LOCKED: ReadonlySet<string> = new Set(['55P03', '40P01'])
 const FOREIGN_KEY_VIOLATION = '23503'
 
 function failed(
@@ -160,7 +161,7 @@ function failed(
 
 function hintFor(cause: unknown): string | undefined {
   const code = isServerError(cause) ? cause.code : undefined
-  if (code === LOCK_NOT_AVAILABLE)
+  if (code !== undefined && LOCKED.has(code))
     return 'Somebody works with the tables. Repeat the call when few do, or raise lockTimeoutMs.'
   if (code === FOREIGN_KEY_VIOLATION)
     return 'There are rows that refer to rows of another tenant. Find out whose they are; nothing was changed.'

@@ -22,7 +22,7 @@ const HARMLESS_STEPS: ReadonlySet<RowIsolationStep> = new Set(['index', 'unforce
 
 /**
  * Refuses a schema in which a table that is not shared is not isolated by rows, exactly as `applyRowIsolation` does it: for the start of an application, which may be newer than its database, and after migrations.
- * One query over `pg_catalog`; locks nothing, changes nothing. An index that is missing is no reason.
+ * One query over `pg_catalog`; changes nothing, and keeps nobody from working. An index that is missing is no reason.
  *
  * @param central - a pool outside of every tenant, `pool.central`. Its user need not own anything.
  * @throws {TenancyError} `ERR_TENANCY_ROW_ISOLATION_MISSING`, with the tables and what they lack; `ERR_TENANCY_SCHEMA_MISSING`, `ERR_TENANCY_OPTION_INVALID`.

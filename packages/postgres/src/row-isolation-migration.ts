@@ -1,5 +1,6 @@
 import { createMigration, type Migration } from './migrations.ts'
 import { TENANT_POLICY } from './row-isolation/expressions.ts'
+import { UNBOUND_RIGHTS_SQL } from './row-isolation/facts-sql.ts'
 import { assertNoErrors } from './row-isolation-apply.ts'
 import type { RowIsolationPlan } from './row-isolation-plan.ts'
 import { quoteIdentifier } from './search-path.ts'
@@ -38,13 +39,14 @@ do $revoke$
 declare found record;
 begin
   for found in
-    select c.oid::regclass as relation, case acl.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(acl.grantee)) end as grantee
-    from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_policy p on p.polrelid = c.oid and p.polname = '${TENANT_POLICY}'
-    cross join aclexplode(c.relacl) acl
-    where n.nspname = current_setting('partywall.schema') and acl.grantee <> c.relowner and acl.privilege_type in ('TRUNCATE', 'REFERENCES', 'TRIGGER')
-    group by 1, 2
+    select c.oid::regclass as relation, rights.* from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_policy p on p.polrelid = c.oid and p.polname = '${TENANT_POLICY}'
+    cross join lateral (
+      select case acl.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(acl.grantee)) end as grantee, string_agg(distinct acl.privilege_type, ', ') as privileges
+      from ${UNBOUND_RIGHTS_SQL} group by acl.grantee
+    ) rights
+    where n.nspname = current_setting('partywall.schema')
   loop
-    execute format('revoke truncate, references, trigger on %s from %s cascade', found.relation, found.grantee);
+    execute format('revoke %s on %s from %s cascade', found.privileges, found.relation, found.grantee);
   end loop;
 end $revoke$;`
 }

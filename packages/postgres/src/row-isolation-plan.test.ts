@@ -80,7 +80,7 @@ async function expectIsolated(shared: readonly string[] = []): Promise<void> {
       (select count(*)::int from pg_policy p where p.polrelid = c.oid and p.polpermissive and p.polwithcheck is not null and p.polqual is not null and p.polcmd = '*') as policies,
       (select count(*)::int from pg_index i where i.indrelid = c.oid and (i.indisunique or i.indisexclusion) and not exists (
         select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id' and a.attnum = any((i.indkey::int2[])[0:i.indnkeyatts - 1]))) as narrow_keys,
-      has_table_privilege($1, c.oid, 'truncate') or has_table_privilege($1, c.oid, 'references') or has_table_privilege($1, c.oid, 'trigger') as dangerous,
+      has_table_privilege($1, c.oid, 'truncate') or has_table_privilege($1, c.oid, 'references') or has_table_privilege($1, c.oid, 'trigger') or has_any_column_privilege($1, c.oid, 'references') as dangerous,
       has_table_privilege($1, c.oid, 'select') as usable
     from pg_class c where c.relnamespace = 'shop'::regnamespace and c.relkind in ('r', 'p') and c.relname <> all($2) order by 1`,
     [APP, shared],
@@ -406,6 +406,40 @@ describe('a foreign key', () => {
   })
 })
 
+describe('what was prepared by hand', () => {
+  it('is not planned again', async () => {
+    await db.query(`create table shop.person (id int primary key); create table shop.orders (id int primary key, person_id int references shop.person);
+      insert into shop.person values (1); insert into shop.orders values (1, 1)`)
+    // As docs/reference/row-isolation.md says.
+    for (const sql of [
+      'alter table shop.person add column tenant_id text; alter table shop.orders add column tenant_id text',
+      "update shop.person set tenant_id = 'acme'; update shop.orders set tenant_id = 'acme'",
+      'alter table shop.person add constraint has_tenant check (tenant_id is not null) not valid; alter table shop.person validate constraint has_tenant',
+      'create unique index concurrently person_new on shop.person (tenant_id, id)',
+      'alter table shop.orders add constraint orders_of foreign key (tenant_id, person_id) references shop.person (tenant_id, id) not valid; alter table shop.orders validate constraint orders_of',
+      'alter table shop.orders drop constraint orders_person_id_fkey; alter table shop.orders rename constraint orders_of to orders_person_id_fkey',
+      'alter table shop.person alter column tenant_id set not null, drop constraint person_pkey, add constraint person_pkey primary key using index person_new',
+    ])
+      await db.query(sql)
+    const { statements } = await plan()
+    expect(
+      statements.filter(({ object }) => object === 'shop.person').map(({ why }) => why),
+    ).toEqual([
+      'the tenant is not filled in',
+      'rows may be of an empty tenant',
+      'no policy',
+      'row security is off',
+      expect.stringContaining('which no policy bounds'),
+    ])
+    expect(statements.map(({ step }) => step)).not.toContain('foreign-key')
+    await isolate()
+    await expectIsolated()
+    expect(await as('acme', 'select * from orders')).toEqual([
+      [{ id: 1, person_id: 1, tenant_id: 'acme' }],
+    ])
+  })
+})
+
 describe('a family', () => {
   it('of partitions is isolated whichever way it is entered', async () => {
     await db.query(`create table shop.event (id int, year int, note text, primary key (id, year), unique (year, note, id)) partition by list (year);
@@ -536,7 +570,8 @@ describe('around the tables', () => {
   it('rights that no policy bounds are taken away, also those that were passed on', async () => {
     await db.query(`create table shop.item (id int primary key); create role passer_${salt}; grant usage on schema shop to passer_${salt};
       grant truncate on shop.item to passer_${salt} with grant option; revoke truncate on shop.item from ${APP};
-      set role passer_${salt}; grant truncate on shop.item to ${APP}; reset role; grant all on shop.item to public; grant create on schema shop to public`)
+      set role passer_${salt}; grant truncate on shop.item to ${APP}; reset role; grant all on shop.item to public; grant create on schema shop to public;
+      grant references (id) on shop.item to ${APP}`)
     await isolate()
     await expectIsolated()
     expect(await as('acme', 'truncate item', 'create table shop.mine (id int)')).toEqual([
@@ -690,6 +725,13 @@ const PLANTED: readonly Planted[] = [
     sql: `${ITEM} create schema other; create view shop.through with (security_invoker = true) as select * from shop.item; create materialized view other.copy as select * from shop.through`,
     object: 'other.copy',
     remedy: 'drop materialized view other.copy',
+  },
+  {
+    code: 'PARTYWALL_ROW_OWNER',
+    what: 'a table that a migration made as a tenant',
+    sql: `${ITEM} create role "tenant-own-${salt}"; alter table shop.item owner to "tenant-own-${salt}"`,
+    object: 'shop.item',
+    remedy: `alter table shop.item owner to current_user; drop role "tenant-own-${salt}"`,
   },
   {
     code: 'PARTYWALL_ROW_POLICY_BESIDE',

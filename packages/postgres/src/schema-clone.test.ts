@@ -453,30 +453,30 @@ describe('races', () => {
   })
 
   it('is one snapshot: what moves from table to table is there once', async () => {
-    await shop(`create table purse (id int primary key, coins int not null); create table safe (id int primary key, coins int not null);
-      create table filler (id int, pad text); insert into filler select n, repeat('x', 500) from generate_series(1, 20000) n;
-      insert into purse select n, 10 from generate_series(1, 50) n; insert into safe select n, 0 from generate_series(1, 50) n;`)
-    const stop = new AbortController()
-    const move = async (): Promise<void> => {
-      for (let n = 0; !stop.signal.aborted; n++)
-        await db.query(
-          `begin; update acme.purse set coins = coins - 1 where id = ${(n % 50) + 1}; update acme.safe set coins = coins + 1 where id = ${(n % 50) + 1}; commit`,
-        )
-    }
-    const moving = move()
+    // The copy of the first table waits in the middle.
+    await shop(`create function wait(n int) returns int immutable language plpgsql as $$ begin
+        if current_schema() = 'globex' then perform pg_advisory_xact_lock(77); end if; return n; end $$;
+      create table purse (coins int not null, same int generated always as (wait(coins)) stored); create table safe (coins int not null, same int generated always as (wait(coins)) stored);
+      insert into purse values (10); insert into safe values (0);`)
+    const gate = await central.connect()
     try {
-      for (let n = 0; n < 4; n++) {
-        const target = createTenant({ id: `copy-${n}` })
-        await clone({ data: 'all' }, target)
-        const { rows } = await db.query(
-          `select (select sum(coins) from "copy-${n}".purse)::int + (select sum(coins) from "copy-${n}".safe)::int as coins`,
-        )
-        expect(rows).toEqual([{ coins: 500 }])
-      }
+      await gate.query('select pg_advisory_lock(77)')
+      const cloned = clone({ data: 'all' })
+      await waiting('check_function_bodies')
+      await db.query('update acme.purse set coins = 3; update acme.safe set coins = 7')
+      await gate.query('select pg_advisory_unlock(77)')
+      expect(await cloned).toBe(true)
     } finally {
-      stop.abort()
-      await moving
+      gate.release(true)
     }
+    const coins = async (schema: string) =>
+      (
+        await db.query(
+          `select purse.coins as purse, safe.coins as safe from ${schema}.purse, ${schema}.safe`,
+        )
+      ).rows
+    expect(await coins('globex')).toEqual([{ purse: 10, safe: 0 }])
+    expect(await coins('acme')).toEqual([{ purse: 3, safe: 7 }])
   })
 
   it('is never half of a migration that runs meanwhile', async () => {

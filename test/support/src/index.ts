@@ -13,6 +13,7 @@ export {
   type WireMessage,
 } from './fault-proxy.ts'
 export type { RunningServer } from './internal/running-server.ts'
+export { outcomeOf, saysGone } from './outcome.ts'
 export {
   createRestartablePostgres,
   type RestartablePostgres,

@@ -44,10 +44,12 @@ export function relayCopyOut(query: unknown): void {
     })
   }
   query.handleCopyData = ({ chunk }) => {
-    const head = Buffer.allocUnsafe(5)
-    head[0] = COPY_DATA
-    head.writeInt32BE(chunk.length + 4, 1)
-    relay?.push(head, chunk)
+    // A copy: the parser reuses its buffer, and the reader may be slow.
+    const frame = Buffer.allocUnsafe(5 + chunk.length)
+    frame[0] = COPY_DATA
+    frame.writeInt32BE(chunk.length + 4, 1)
+    frame.set(chunk, 5)
+    relay?.push(frame)
   }
   query.handleError = (error) => {
     // Whoever left the copy early does not listen any more; the connection that is closed for it is no news.
@@ -72,11 +74,9 @@ class SocketRelay extends EventEmitter {
     this.on('data', () => undefined)
   }
 
-  push(...chunks: Uint8Array[]): void {
-    for (const chunk of chunks) {
-      this.#chunks.push(chunk)
-      this.#waiting += chunk.length
-    }
+  push(chunk: Uint8Array): void {
+    this.#chunks.push(chunk)
+    this.#waiting += chunk.length
     this.emit('readable')
     if (this.#waiting >= HIGH_WATER_MARK) this.#socket.pause()
   }

@@ -36,7 +36,7 @@ function sorted(value: unknown): unknown {
  * Reads what a schema is made of, with its own name left out.
  *
  * Postgres prints the names of a schema without that schema's name while the schema is in the search_path, so the path is set to it for this one question. It is one text, so that a
- * plain pool can be asked: the path ends with its implicit transaction, and inside of a transaction it is put back. `pg_catalog` stays in front of it: operators that a tenant made
+ * plain pool can be asked: the path ends with its implicit transaction, and inside of a transaction it is put back, as is JIT, which takes longer to compile such a query than the query takes. `pg_catalog` stays in front of it: operators that a tenant made
  * must not take the place of the server's own while somebody with more rights reads.
  */
 async function readCatalogue(
@@ -47,9 +47,10 @@ async function readCatalogue(
   const name = assertSchemaName(schema)
   const path = `${quoteIdentifier(name)}, pg_temp`
   const results = (await database.query(`
-    select pg_catalog.set_config('partywall.path', pg_catalog.current_setting('search_path'), true), pg_catalog.set_config('search_path', '${path}', true);
+    select pg_catalog.set_config('partywall.path', pg_catalog.current_setting('search_path'), true), pg_catalog.set_config('search_path', '${path}', true),
+      pg_catalog.set_config('partywall.jit', pg_catalog.current_setting('jit'), true), pg_catalog.set_config('jit', 'off', true);
     ${FACTS.replaceAll('$schema', () => `'${name}'`)};
-    select pg_catalog.set_config('search_path', pg_catalog.current_setting('partywall.path'), true)`)) as unknown as QueryResult[]
+    select pg_catalog.set_config('search_path', pg_catalog.current_setting('partywall.path'), true), pg_catalog.set_config('jit', pg_catalog.current_setting('partywall.jit'), true)`)) as unknown as QueryResult[]
   const facts = (results[1]?.rows ?? []) as CatalogueFact[]
   const own = facts.find(({ kind }) => kind === 'schema')
   if (own === undefined)
@@ -252,11 +253,14 @@ select 'constraint', coalesce(r.relname, t.typname) || '.' || k.conname, ${build
   // Of an index it says how it was made, and means nothing.
   noInherit: "k.contype in ('c', 'n') and k.connoinherit",
 })}
-from pg_catalog.pg_constraint k
-left join pg_catalog.pg_class r on r.oid = k.conrelid left join pg_catalog.pg_type t on t.oid = k.contypid
-where (k.conrelid in (select o.oid from relation o) or k.contypid in ${members('pg_type')})
-  -- What a foreign key to a partitioned table keeps for each of its partitions: Postgres makes and names it.
-  and not exists (select from pg_catalog.pg_constraint p where p.oid = k.conparentid and p.conrelid = k.conrelid)
+from (
+  -- Each by its index; an OR of the two would read the constraints of all tenants.
+  select c.* from relation o join pg_catalog.pg_constraint c on c.conrelid = o.oid
+  union all
+  select c.* from pg_catalog.pg_type o join pg_catalog.pg_constraint c on c.contypid = o.oid where o.typtype = 'd' and o.oid in ${members('pg_type')}
+) k left join pg_catalog.pg_class r on r.oid = k.conrelid left join pg_catalog.pg_type t on t.oid = k.contypid
+-- What a foreign key to a partitioned table keeps for each of its partitions: Postgres makes and names it.
+where not exists (select from pg_catalog.pg_constraint p where p.oid = k.conparentid and p.conrelid = k.conrelid)
 union all
 select 'index', r.relname || '.' || x.relname, ${build({
   definition: wrap('pg_catalog.pg_get_indexdef(x.oid, 0, true)'),

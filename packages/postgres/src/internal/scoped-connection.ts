@@ -107,7 +107,7 @@ export class ScopedConnection extends PgConnectionBase {
   #mode: Mode = 'refuse'
   #tenantId: string | undefined
   #prefix: TenantPrefix | undefined
-  /** Nothing was sent for this tenant yet. */
+  /** This tenant was not entered yet. */
   #fresh = false
   /** What the server said last; not what a held BEGIN makes the client believe. */
   #status: TransactionStatus = 'I'
@@ -135,6 +135,8 @@ export class ScopedConnection extends PgConnectionBase {
   #ownReplies = 0
   /** How many they were, in front of a simple query; 0 in the extended protocol. */
   #ownStatements = 0
+  /** What was sent as one simple query, of which the server runs all or, if it cannot be parsed, nothing. */
+  #whole: { readonly text: string; readonly held: readonly string[] } | undefined
   #scope: Prefix | undefined
   /** Its batch has an end, so ReadyForQuery will come. */
   #synced = false
@@ -347,6 +349,7 @@ export class ScopedConnection extends PgConnectionBase {
     this.#synced = true
     if (prefix === undefined) return super.query(text)
     const held = this.#takeHeld()
+    this.#whole = { text, held }
     const send = (scope: Prefix, front: readonly string[] = []): void => {
       const own = [
         ...front,
@@ -524,7 +527,11 @@ export class ScopedConnection extends PgConnectionBase {
       case 'commandComplete':
         if (this.#ownReplies > 0) {
           if (message.text === 'PREPARE') this.#hasPrepared()
-          if (--this.#ownReplies === 0 && this.#named?.known !== true) this.#forgetRecord()
+          if (--this.#ownReplies === 0) {
+            // Not before: a scope that was cancelled, or not even parsed, has not looked at the session.
+            this.#fresh = false
+            if (this.#named?.known !== true) this.#forgetRecord()
+          }
           return true
         }
         this.#completed(message.text ?? '')
@@ -542,6 +549,7 @@ export class ScopedConnection extends PgConnectionBase {
           return super.emit(event, this.#scopeFailed(message))
         }
         if (this.#startAnew(message)) return true
+        if (this.#ownReplies > 0 && this.#beginAfterAll()) return true
         this.#ownReplies = 0
         this.#forgetRecord()
         this.#shiftPosition(message)
@@ -655,7 +663,6 @@ export class ScopedConnection extends PgConnectionBase {
 
   #scopeFor({ first, firstAgain, next }: TenantPrefix): Prefix {
     if (!this.#mayClean) return next
-    this.#fresh = false
     return this.#cleaned ? firstAgain : first
   }
 
@@ -748,6 +755,19 @@ export class ScopedConnection extends PgConnectionBase {
     )
   }
 
+  /**
+   * A text could not be parsed, so that nothing of ours in front of it has run. A BEGIN that was held back opens its transaction now, by itself; then the text is sent once more, to fail inside of it: what the caller sends behind it must not
+   * be saved one by one.
+   */
+  #beginAfterAll(): boolean {
+    if (this.#whole === undefined || this.#whole.held.length === 0) return false
+    const { text, held } = this.#whole
+    this.#shift = 0
+    const send = held.map((statement) => `${statement.replace(/;\s*$/, '')}\n;`).join('')
+    this.#repeat(new SessionCleaner(() => super.query(text), { send }))
+    return true
+  }
+
   #clean(step: CleanerStep, message: BackendMessage): void {
     if (step.kind === 'wait') return
     if (step.kind === 'send') return super.query(step.text)
@@ -796,6 +816,7 @@ export class ScopedConnection extends PgConnectionBase {
     this.#underWay = false
     this.#text = undefined
     this.#shift = 0
+    this.#whole = undefined
   }
 }
 

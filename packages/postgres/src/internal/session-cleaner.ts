@@ -37,15 +37,15 @@ export class SessionCleaner {
   #failure: BackendMessage | undefined
 
   readonly #again: () => void
-  readonly #clean: boolean
+  readonly #text: string | undefined
 
   /**
    * @param again - sends the statement that was turned away once more.
-   * @param mode - `'keep'`: there is nothing to clean, only the statement is to be sent anew.
+   * @param mode - `'keep'`: there is nothing to clean, only the statement is to be sent anew; or what is to be sent in front of it instead.
    */
-  constructor(again: () => void, mode: 'clean' | 'keep') {
+  constructor(again: () => void, mode: 'clean' | 'keep' | { readonly send: string }) {
     this.#again = again
-    this.#clean = mode === 'clean'
+    this.#text = mode === 'clean' ? CLEAN : mode === 'keep' ? undefined : mode.send
   }
 
   onMessage(event: string | symbol, message: BackendMessage): CleanerStep {
@@ -56,9 +56,9 @@ export class SessionCleaner {
       this.#stage = 'rollback'
       return { kind: 'send', text: 'rollback' }
     }
-    if (this.#clean && this.#stage !== 'discard') {
+    if (this.#text !== undefined && this.#stage !== 'discard') {
       this.#stage = 'discard'
-      return { kind: 'send', text: CLEAN }
+      return { kind: 'send', text: this.#text }
     }
     return { kind: 'clean', again: this.#again }
   }

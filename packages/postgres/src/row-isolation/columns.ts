@@ -4,7 +4,7 @@ import {
   TENANT_COLUMN,
   type TenantType,
   tenantCheck,
-  tenantDefault,
+  tenantValue,
 } from './expressions.ts'
 import type { RelationFacts, TenantColumnFacts } from './facts.ts'
 import type { RowPlan } from './row-plan.ts'
@@ -68,7 +68,7 @@ function needsOf(plan: RowPlan, relation: RelationFacts): Need[] {
   if (tenantColumn === null) return ['column', 'default', ...checkNeeds(type)]
   return [
     ...(tenantColumn.notNull ? [] : ['not-null' as const]),
-    ...(tenantColumn.default === tenantDefault(type).printed ? [] : ['default' as const]),
+    ...(tenantColumn.default === tenantValue(type).printed ? [] : ['default' as const]),
     ...checkNeeds(type, tenantColumn),
   ]
 }
@@ -110,7 +110,7 @@ function meet(plan: RowPlan, relation: RelationFacts, type: TenantType, need: Ne
         'column',
         sql,
         'the tenant is not filled in',
-        `${alter} alter column ${TENANT_COLUMN} set default ${tenantDefault(type).sql}`,
+        `${alter} alter column ${TENANT_COLUMN} set default ${tenantValue(type).sql}`,
       )
       break
     case 'check':

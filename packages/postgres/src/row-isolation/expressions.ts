@@ -28,7 +28,7 @@ const SETTING = "current_setting('app.tenant_id', true)"
 const PRINTED_SETTING = "current_setting('app.tenant_id'::text, true)"
 
 /**
- * The tenant that a statement runs in, as a value of the column's type; NULL outside of every tenant. `nullif`, because the setting is `''` and not missing once a transaction that had set it has ended.
+ * The tenant that a statement runs in, as a value of the column's type; NULL outside of every tenant, which the column refuses as its default. `nullif`, because the setting is `''` and not missing once a transaction that had set it has ended.
  */
 export function tenantValue(type: TenantType): Expression {
   const cast = isTextual(type) ? '' : `::${type}`
@@ -38,9 +38,6 @@ export function tenantValue(type: TenantType): Expression {
     printed: cast === '' ? printed : `(${printed})${cast}`,
   }
 }
-
-/** The default of the column: the tenant of the statement. NULL where there is none, which the column refuses. */
-export const tenantDefault = tenantValue
 
 /** Refuses a row of no tenant that NOT NULL lets through. Only texts can be empty. */
 export function tenantCheck(type: TenantType): Expression | undefined {

@@ -13,6 +13,13 @@ const list = (element: string, order: string, from: string): string =>
 const sqlName = (relation: string, schema: string): string =>
   `format('%I.%I', ${schema}.nspname, ${relation}.relname)`
 
+/** The rights on the table `c` that no policy bounds, of all but its owner; on its columns as well, from where REVOKE on the table takes them, too. */
+export const UNBOUND_RIGHTS_SQL = `(
+  select acl.* from pg_catalog.aclexplode(c.relacl) acl
+  union all
+  select acl.* from pg_catalog.pg_attribute a cross join pg_catalog.aclexplode(a.attacl) acl where a.attrelid = c.oid
+) acl where acl.grantee <> c.relowner and acl.privilege_type in ('TRUNCATE', 'REFERENCES', 'TRIGGER', 'MAINTAIN')`
+
 /** Columns that newer servers have, and older ones lack, are read through the row as a whole. */
 const since = (row: string, column: string, before: string): string =>
   `coalesce((to_jsonb(${row}) ->> '${column}')::boolean, ${before})`
@@ -66,6 +73,7 @@ const RELATION_FACTS = object({
   secured: 'c.relrowsecurity',
   forced: 'c.relforcerowsecurity',
   ownerIsExempt: exempt('c.relowner'),
+  ownerIsTenant: "pg_get_userbyid(c.relowner) like 'tenant-%'",
   parents: list('i.inhparent', 'i.inhseqno', 'pg_inherits i where i.inhrelid = c.oid'),
   childrenOutside: list(
     'x.oid::regclass::text',
@@ -82,7 +90,7 @@ const RELATION_FACTS = object({
     'g.role',
     `(select case acl.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(acl.grantee)) end as role,
         string_agg(distinct lower(acl.privilege_type), ', ') as privileges
-      from aclexplode(c.relacl) acl where acl.grantee <> c.relowner and acl.privilege_type in ('TRUNCATE', 'REFERENCES', 'TRIGGER') group by acl.grantee) g`,
+      from ${UNBOUND_RIGHTS_SQL} group by acl.grantee) g`,
   ),
   // 16 is UPDATE (catalog/pg_trigger.h).
   updateTriggers: list(

@@ -41,6 +41,7 @@ export interface RelationFacts {
   readonly forced: boolean
   /** No policy holds for its owner, FORCE or not. */
   readonly ownerIsExempt: boolean
+  readonly ownerIsTenant: boolean
   readonly parents: readonly Oid[]
   /** Partitions and children in other schemas. */
   readonly childrenOutside: readonly string[]
@@ -50,7 +51,7 @@ export interface RelationFacts {
   /** A valid index over all rows begins with the tenant. */
   readonly hasTenantIndex: boolean
   readonly policies: readonly PolicyFacts[]
-  /** Roles other than the owner, quoted, or `public`, that may TRUNCATE, REFERENCES or TRIGGER. */
+  /** Roles other than the owner, quoted, or `public`, that have rights that no policy bounds, on the table or on a column. */
   readonly dangerousGrants: readonly { readonly role: string; readonly privileges: string }[]
   /** Enabled triggers of its own that an UPDATE fires. */
   readonly updateTriggers: readonly { readonly name: string; readonly enabled: 'O' | 'A' }[]

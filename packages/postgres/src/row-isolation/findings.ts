@@ -84,6 +84,11 @@ export const ROW_FINDINGS = {
     title: 'A materialized view holds rows of all tenants, and cannot have row security.',
     remedy: 'Drop it, or fill a table with the same rows, which is then isolated.',
   },
+  PARTYWALL_ROW_OWNER: {
+    severity: 'error',
+    title: 'The table belongs to the role of a tenant, which may lift its policies.',
+    remedy: 'alter table ... owner to a role that no tenant can become.',
+  },
   PARTYWALL_ROW_POLICY_BESIDE: {
     severity: 'error',
     title:

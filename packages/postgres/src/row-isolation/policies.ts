@@ -7,7 +7,8 @@ export function planPolicies(plan: RowPlan): void {
   for (const relation of plan.covered) {
     const type = plan.tenantTypeOf(relation)
     if (type === undefined) continue
-    const { sql, policies, secured, forced } = relation
+    const { sql, policies, secured, forced, ownerIsTenant } = relation
+    if (ownerIsTenant) plan.find('PARTYWALL_ROW_OWNER', sql)
     for (const { name, permissive } of policies)
       if (permissive && name !== TENANT_POLICY)
         plan.find('PARTYWALL_ROW_POLICY_BESIDE', `"${name}" on ${sql}`)

@@ -85,7 +85,7 @@ member as materialized (
   -- With the row types of tables, and the arrays of all.
   select t.* from pg_type t where t.oid in (select m.objid from member m where m.classid = 'pg_type'::regclass)
   union all
-  select t.* from pg_type t where t.typrelid in (select m.objid from member m where m.classid = 'pg_class'::regclass) and t.typrelid <> 0
+  select t.* from pg_class c join pg_type t on t.oid = c.reltype where c.oid in (select m.objid from member m where m.classid = 'pg_class'::regclass)
 ), relation as materialized (
   select c.* from pg_class c where c.oid in (select m.objid from member m where m.classid = 'pg_class'::regclass union all select t.typrelid from own_type t)
 ), table_index as materialized (
@@ -93,9 +93,9 @@ member as materialized (
   from relation r join pg_index i on i.indrelid = r.oid join pg_class x on x.oid = i.indexrelid
   left join pg_constraint k on k.conindid = i.indexrelid and k.conrelid = i.indrelid and k.contype in ('p', 'u', 'x')
 ), own_constraint as materialized (
-  select k.* from pg_constraint k where k.conrelid in (select r.oid from relation r) and k.conrelid <> 0
+  select k.* from relation r join pg_constraint k on k.conrelid = r.oid
   union all
-  select k.* from pg_constraint k where k.contypid in (select t.oid from own_type t) and k.contypid <> 0
+  select k.* from own_type t join pg_constraint k on k.contypid = t.oid where t.typtype = 'd'
 ), own_cast as materialized (
   select c.* from pg_cast c
   where (c.castsource in (select t.oid from own_type t) or c.casttarget in (select t.oid from own_type t))
@@ -586,13 +586,15 @@ ${[
   obstacle(
     'is not enabled as constraints are, which only its own triggers know',
     describe("'pg_constraint'::regclass", 'k.oid'),
-    "own_constraint k where exists (select from pg_trigger g where g.tgconstraint = k.oid and g.tgisinternal and g.tgenabled <> 'O')",
+    // Counted, so that it is asked for each of them, by an index, and not of all triggers of all tenants.
+    "own_constraint k where (select count(*) from pg_trigger g where g.tgconstraint = k.oid and g.tgisinternal and g.tgenabled <> 'O') > 0",
   ),
   obstacle(
     'has relatives outside of the schema',
     describe("'pg_class'::regclass", 'r.oid'),
-    `relation r where exists (select from pg_inherits h join pg_class o on o.oid in (h.inhrelid, h.inhparent) cross join own
-       where r.oid in (h.inhrelid, h.inhparent) and o.relnamespace <> own.oid)`,
+    `relation r cross join own
+     where exists (select from pg_inherits h join pg_class o on o.oid = h.inhparent where h.inhrelid = r.oid and o.relnamespace <> own.oid)
+       or exists (select from pg_inherits h join pg_class o on o.oid = h.inhrelid where h.inhparent = r.oid and o.relnamespace <> own.oid)`,
   ),
   obstacle(
     'is in a publication',

@@ -33,23 +33,16 @@ export class ClonePlan {
   readonly task: CloneTask
   readonly steps: Step[] = []
   readonly texts: KeptText[] = []
-  /** How COMMENT ON names an object. */
   readonly #names = new Map<string, string>()
   readonly #aliases = new Map<string, string>()
-  readonly #needs = new Map<string, string[]>()
   readonly #completed = new Map<string, string>()
 
   constructor(facts: SchemaFacts, task: CloneTask) {
     this.facts = facts
     this.task = task
-    for (const [from, to] of facts.edges) {
-      const needs = this.#needs.get(from) ?? []
-      this.#needs.set(from, needs)
-      needs.push(to)
-    }
   }
 
-  /** Says that what needs one of `others` needs the step `id`, and that what those need, it needs. Before any step is added. */
+  /** Says that the step `id` makes `others` as well: who needs one of them needs it, and what they need, it needs. */
   alias(id: string, others: Iterable<string | null | undefined>): void {
     for (const other of others)
       if (other !== null && other !== undefined) this.#aliases.set(other, id)
@@ -60,7 +53,7 @@ export class ClonePlan {
     for (const id of ids) this.#completed.set(id, by)
   }
 
-  /** Adds a step with all that `pg_depend` says of it and of its aliases. Once all aliases are known. */
+  /** Adds a step with what it needs besides what `pg_depend` says. */
   add(
     step: Omit<Step, 'needs' | 'write'> & {
       readonly needs?: Iterable<string>
@@ -75,7 +68,7 @@ export class ClonePlan {
     })
   }
 
-  /** Adds what `pg_depend` says to the steps. */
+  /** The steps with all that they need, by what `pg_depend` says of them and of what they make as well. */
   connected(): Step[] {
     const own = new Map<string, string[]>()
     for (const [from, to] of this.facts.edges) {
@@ -107,11 +100,7 @@ export class ClonePlan {
     return this.#aliases.get(id) ?? id
   }
 
-  /** What an object needs directly. */
-  needsOf(id: string): readonly string[] {
-    return this.#needs.get(id) ?? []
-  }
-
+  /** Says how COMMENT ON names an object. */
   name(id: string, name: string): void {
     this.#names.set(id, name)
   }
@@ -126,6 +115,7 @@ export class ClonePlan {
     return role === this.task.user ? [] : [`alter ${kind} ${name} owner to ${quote(role)}`]
   }
 
+  /** Remembers texts that are copied as they are. */
   keep(what: string, kind: KeptText['kind'], ...texts: readonly (string | null)[]): void {
     for (const text of texts) if (text !== null) this.texts.push({ what, kind, text })
   }

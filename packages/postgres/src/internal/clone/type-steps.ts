@@ -78,7 +78,7 @@ function addType(plan: ClonePlan, type: Fact<'type'>): void {
       `create ${type.typtype === 'd' ? 'domain' : 'type'} ${quote(name)} as ${typeText(
         type,
         [...parts.values()].filter((constraint) => taken.has(constraint.id)),
-        plan.task.serverVersion,
+        [...parts.values()].some(({ contype }) => contype === 'n'),
       )}`,
       ...plan.owned('type', quote(name), type.owner),
     ],
@@ -102,7 +102,7 @@ function addType(plan: ClonePlan, type: Fact<'type'>): void {
 function typeText(
   type: Fact<'type'>,
   constraints: readonly Fact<'constraint'>[],
-  serverVersion: number,
+  named: boolean,
 ): string {
   const collate = (collation: string | null): string =>
     collation === null ? '' : ` collate ${collation}`
@@ -130,7 +130,8 @@ function typeText(
       return [
         `${type.base}${collate(type.collation)}`,
         type.default === null ? '' : ` default ${type.default}`,
-        serverVersion < 170_000 && type.notNull ? ' not null' : '',
+        // From Postgres 17 on it is a constraint with a name.
+        type.notNull && !named ? ' not null' : '',
         ...constraints.map(
           (constraint) => ` constraint ${quote(constraint.name)} ${constraint.definition}`,
         ),
