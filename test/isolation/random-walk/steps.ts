@@ -515,7 +515,22 @@ export const STEPS = {
     )
     if (result !== undefined) model.leaves('dirty')
   }),
-  listen: leaves(0.6, () => 'listen walk', { transactional: true }),
+  listen: step(0.6, async (caller) => {
+    const { model } = caller
+    const { state } = model
+    // The pool refuses it once the server has told what it was: the transaction goes on, the connection does not.
+    await judge(
+      caller,
+      'listen',
+      send(() => caller.query('listen walk')),
+      {
+        fails: 'ERR_TENANCY_STATEMENT_REFUSED',
+      },
+    )
+    if (model.gone || state === 'failed') return
+    if (state !== 'none') model.state = 'open'
+    model.leaves('dirty')
+  }),
   unlisten: step(0.5, async (caller) => {
     await judge(
       caller,
