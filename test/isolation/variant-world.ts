@@ -15,7 +15,7 @@ export interface PoolVariant extends Strategy {
   readonly poolSizes: readonly number[]
 }
 
-const variant = (
+const variantOf = (
   strategy: keyof typeof STRATEGIES,
   { options, ...given }: Partial<PoolVariant> = {},
 ): PoolVariant => {
@@ -32,22 +32,22 @@ const variant = (
 
 /** Every variant; a suite runs over those that it names, or over all. */
 export const VARIANTS = {
-  schema: variant('schema', { poolSizes: [1, 4] }),
-  unnamed: variant('schema', {
+  schema: variantOf('schema', { poolSizes: [1, 4] }),
+  unnamed: variantOf('schema', {
     name: 'schema, nothing prepared',
     options: { preparedStatements: 'off' },
   }),
-  limits: variant('schema', {
+  limits: variantOf('schema', {
     name: 'schema, limits of time',
     options: { statementTimeoutMs: 20_000, lockTimeoutMs: 10_000 },
   }),
-  pipelined: variant('schema, shared connections', { poolSizes: [1, 4] }),
-  pooler: variant('schema, as behind a pooler'),
-  role: variant('schema, a role for each tenant'),
-  login: variant('schema, a login for each tenant'),
-  row: variant('row'),
-  rowRole: variant('row, a role for each tenant'),
-  database: variant('database'),
+  pipelined: variantOf('schema, shared connections', { poolSizes: [1, 4] }),
+  pooler: variantOf('schema, as behind a pooler'),
+  role: variantOf('schema, a role for each tenant'),
+  login: variantOf('schema, a login for each tenant'),
+  row: variantOf('row'),
+  rowRole: variantOf('row, a role for each tenant'),
+  database: variantOf('database'),
 } as const satisfies Record<string, PoolVariant>
 
 /** What the server says about the session while a statement of a tenant runs. */
@@ -81,6 +81,7 @@ export interface Counts {
 
 /** A world of one variant, for suites that break things: what the server sees, and what was written. */
 export interface VariantWorld extends StrategyWorld {
+  readonly variant: PoolVariant
   /** What all its pools are called in `pg_stat_activity`. */
   readonly application: string
   /** A tenant with a record and without a place; where rows of all stand in one, there is none. */
@@ -113,9 +114,10 @@ export function countsOf(pool: TenantPool): Counts {
 
 /** @param server - another server than the one of the run. */
 export async function createVariantWorld(
-  { isolation, acts, options }: PoolVariant,
+  variant: PoolVariant,
   server?: string,
 ): Promise<VariantWorld> {
+  const { isolation, acts, options } = variant
   const base = await createStrategyWorld({ isolation, acts, options }, server)
   const { tenants } = base
   const [first] = tenants
@@ -130,6 +132,7 @@ export async function createVariantWorld(
   const logOf = (tenantId: string): string => base.nameOf(tenantId, 'log')
   return {
     ...base,
+    variant,
     application,
     homeless: isolation === 'schema' && acts === 'login' ? `nowhere-${salt}` : undefined,
     openPool: (given: TenantPoolOptions = {}) =>

@@ -157,7 +157,7 @@ export function makeScript(
         },
         lane,
       )
-      return { lanes, turns: Array.from({ length: 24 }, () => random.integer(0, 999)) }
+      return { lanes, turns: Array.from({ length: 9 }, () => random.integer(0, 999)) }
     }),
   }
 }

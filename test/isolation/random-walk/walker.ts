@@ -93,9 +93,12 @@ async function playSequence(
   const { total } = countsOf(pool)
   if (total > world.limitsOf(pool.options.max).total) throw new Mismatch(`${total} connections`)
   const destroyed = pool.destroyedCount - destroyedCount
-  if (destroyed < expectations.least || destroyed > expectations.most)
+  // A shared connection on which temporary objects turn up is given up, whoever left them.
+  const most =
+    'pipelineDepth' in world.variant.options ? Number.POSITIVE_INFINITY : expectations.most
+  if (destroyed < expectations.least || destroyed > most)
     throw new Mismatch(
-      `${destroyed} connections were destroyed, and should be ${expectations.least} to ${expectations.most}`,
+      `${destroyed} connections were destroyed, and should be ${expectations.least} to ${most}`,
     )
 }
 
@@ -353,7 +356,9 @@ async function playClient(
       const told = await outcomeOf(cursor.read(1))
       if (told === 'fulfilled') model.stuck = true
     }
-    expectations.add(model.release())
+    const residue = model.release()
+    // A client that is given back as broken right behind an error may still owe the end of its answer.
+    expectations.add(residue === 'clean' && /broken|error/.test(release) ? 'maybe' : residue)
     const reason =
       release === 'as broken' ? true : release === 'with an error' ? new Error('broken') : undefined
     client.release(reason)
