@@ -519,9 +519,14 @@ export const STEPS = {
     const { model } = caller
     const { state } = model
     // The pool refuses it once the server has told what it was: the transaction goes on, the connection does not.
-    await judge(caller, 'listen', send(() => caller.query('listen walk')), {
-      fails: 'ERR_TENANCY_STATEMENT_REFUSED',
-    })
+    await judge(
+      caller,
+      'listen',
+      send(() => caller.query('listen walk')),
+      {
+        fails: 'ERR_TENANCY_STATEMENT_REFUSED',
+      },
+    )
     if (model.gone || state === 'failed') return
     if (state !== 'none') model.state = 'open'
     model.leaves('dirty')
