@@ -85,6 +85,7 @@ describe.each([VARIANTS.schema, VARIANTS.role])(
       let waiting = true
       const all = Promise.all(slow).then(() => (waiting = false))
       let units = 0
+      // oxlint-disable-next-line eslint/no-unmodified-loop-condition -- set when the slow ones are done
       while (waiting) {
         await within(2_000, expectOwnRows(world, pool, globex))
         units++

@@ -143,7 +143,7 @@ const OPERATIONS: Operation[] = [
 /** The error of the driver behind one of ours. */
 const rooted = (promise: Promise<unknown>): Promise<unknown> =>
   promise.catch((error: Error) => {
-    throw error.cause ?? error
+    throw error.cause instanceof Error ? error.cause : error
   })
 
 /** Sessions of the pools that faults reach. */

@@ -122,6 +122,7 @@ export function startTraffic(
     traffic.written.set(unit, 'acknowledged')
   }
   const caller = async (): Promise<void> => {
+    // oxlint-disable-next-line eslint/no-unmodified-loop-condition -- the signal changes
     while (number < units && until?.aborted !== true) {
       const echo = ++number
       const tenantId = random.pick(world.tenants)

@@ -56,7 +56,7 @@ export interface Script {
   readonly sequences: readonly Sequence[]
 }
 
-export const BEGINS = [
+const BEGINS = [
   'begin',
   'BEGIN',
   'start transaction',

@@ -486,8 +486,8 @@ export const STEPS = {
     if (result === undefined) return
     // What a transaction has locked is released with it; the view does not tell the two kinds apart.
     const held = model.state === 'none' ? {} : { locks: 0 }
-    const seen = rowsOf(result).map((row) => Object.assign({}, row, held))
-    mustBe('what the session holds', seen, [NOTHING])
+    const [seen] = rowsOf(result) as [object]
+    mustBe('what the session holds', { ...seen, ...held }, NOTHING)
   }),
   'set local': step(2, async (caller) => {
     const { model } = caller
@@ -640,7 +640,8 @@ export type StepName = keyof typeof STEPS
 export async function takeStep(caller: Caller, name: StepName, n: number): Promise<void> {
   if (caller.model.stuck) return
   try {
-    await (STEPS[name] as StepKind).run(caller, n)
+    const kind: StepKind = STEPS[name]
+    await kind.run(caller, n)
   } catch (error) {
     if (error instanceof Mismatch) throw new Mismatch(`${name} (${n}): ${error.message}`)
     throw error

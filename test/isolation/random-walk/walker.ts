@@ -193,6 +193,7 @@ class Board {
     // They all wait for their first turn.
     let ready = [...players]
     let waiting: Player[] = []
+    // oxlint-disable-next-line eslint/no-unmodified-loop-condition -- a player sets it
     for (let turn = 0; failure === undefined && (ready.length > 0 || waiting.length > 0); turn++) {
       ready.push(...waiting.filter(({ resting, over }) => resting && !over))
       waiting = waiting.filter(({ resting }) => !resting)
@@ -214,6 +215,7 @@ class Board {
       await orHung([player])
       if (player.over) ready = ready.filter((other) => other !== player)
     }
+    // oxlint-disable-next-line typescript/only-throw-error -- as it was thrown
     if (failure !== undefined) throw failure
   }
 }
@@ -412,6 +414,7 @@ async function playTransaction(
     }, begin),
   )
   if (holds) seat.holds(tenantId, -1)
+  // oxlint-disable-next-line typescript/only-throw-error -- as it was thrown
   if (mismatch !== undefined) throw mismatch
   if (caller === undefined) throw new Mismatch(`no transaction was opened: ${told}`)
   const { model } = caller
@@ -454,7 +457,7 @@ async function playRefused(
       ? write(pool.query)
       : how === 1
         ? pool.query(`select 1; insert into log values ('${unit}', 'nobody')`)
-        : pool.transaction((query) => write(query as TenantPool['query']))
+        : pool.transaction((query) => write(query))
   const told = await outcomeOf(
     kind === 'nobody' || homeless === undefined
       ? world.tenancy.context.outside(ask)
