@@ -1,4 +1,4 @@
-import { CopyIn, CopyOut, canary, eventually } from '@partywall/test-support'
+import { CopyIn, CopyOut, canary, eventually, outcomeOf } from '@partywall/test-support'
 import type pg from 'pg'
 import Cursor from 'pg-cursor'
 import QueryStream from 'pg-query-stream'
@@ -184,7 +184,9 @@ const STATES: readonly LeasedState[] = [
   {
     name: 'listening',
     enter: async (client) => {
-      await client.query('listen news')
+      // Refused once the server has told what it was; the session listens all the same, until it is destroyed.
+      const refusal = await outcomeOf(client.query('listen news'))
+      if (refusal !== 'ERR_TENANCY_STATEMENT_REFUSED') throw new Error(`LISTEN: ${refusal}`)
       return {}
     },
   },
