@@ -457,6 +457,8 @@ describe('what a TenantPool gives, in other databases', () => {
     const waiting = as(b, () => ending.query('select 1'))
     await eventually(() => ending.databaseCounts.waiting === 1)
     const ended = ending.end()
+    // As with pg.Pool; and the first call is not forgotten over it.
+    await expect(ending.end()).rejects.toThrow('more than once')
     await expect(waiting).rejects.toMatchObject({ code: 'ERR_TENANCY_CLOSED' })
     expect((await client.query('select 1 as one')).rows).toEqual([{ one: 1 }])
     client.release()

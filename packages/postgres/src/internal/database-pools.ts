@@ -142,6 +142,8 @@ export class DatabasePools {
 
   /** Refuses who waits, and closes every connection once it is given back. Resolves when the last one has closed. */
   async end(): Promise<void> {
+    // The caller is told by the pool itself that it ends it twice.
+    if (this.#ending) return
     this.#ending = true
     for (const pool of Array.from(this.#pools.values())) {
       for (const waiter of pool.waiting)
