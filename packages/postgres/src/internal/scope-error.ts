@@ -34,8 +34,8 @@ function reasonOf({ code }: BackendMessage, tenantId: string | undefined): strin
   switch (code) {
     case REFUSED.privilege:
       return `The role of the pool has no USAGE on the schema of tenant ${tenantId}; the statement was not run.`
-    case REFUSED.basePath:
-      return `The search_path of the session is not empty, and does not stay so; tenant ${tenantId} was not entered, and the statement was not run. Behind a pooler: alter role ... set search_path = '', for the login of the pool.`
+    case REFUSED.base:
+      return `The session has a search_path or an app.tenant_id of its own, and keeps it; tenant ${tenantId} was not entered, and the statement was not run. Behind a pooler: alter role ... set search_path = '', for the login of the pool.`
     case REFUSED.rowSecurity:
       return `Row security does not hold for the role that would act for tenant ${tenantId}: it is a superuser or has BYPASSRLS; the statement was not run.`
     default:

@@ -2,9 +2,9 @@ import { bindMessage, executeMessage, parseMessage } from './frontend-messages.t
 
 /** SQLSTATEs by which the scope statement refuses: each check fails in a way of its own, and none of them can come from elsewhere in it. */
 export const REFUSED = {
-  /** The session has a base path that is not empty: an earlier tenant, or somebody else behind the same pooler, has set it. */
-  basePath: '2201E',
-  /** The session holds what an earlier tenant left: a base path, or temporary objects (22P02). */
+  /** The session has a path or a tenant of its own: an earlier tenant, or somebody else behind the same pooler, has set it. */
+  base: '2201E',
+  /** The session holds what an earlier tenant left: such a base, or temporary objects (22P02). */
   session: ['22P02', '2201E'],
   /** The role may not use the schema. Postgres would skip it and let the shared ones answer. */
   privilege: '22012',
@@ -59,9 +59,20 @@ export interface Prefix {
 
 // Functions and operators are qualified because the path may still be somebody else's. Every failing expression holds a call that the planner does not evaluate: it would fail before anything is checked.
 
-/** Raises 2201E (ln of a value that is not positive) if the base path is not the empty one that the pool, or behind a pooler the login, gave the session. `SET search_path = ''` stores it as `""`. */
-const BASE_PATH_IS_EMPTY =
-  "case when pg_catalog.current_setting('search_path') operator(pg_catalog.<>) '' and pg_catalog.current_setting('search_path') operator(pg_catalog.<>) '\"\"' then pg_catalog.ln((0 operator(pg_catalog.*) pg_catalog.pg_backend_pid())::pg_catalog.float8 operator(pg_catalog.-) 1) end"
+const HAS_BASE_PATH =
+  "pg_catalog.current_setting('search_path') operator(pg_catalog.<>) '' and pg_catalog.current_setting('search_path') operator(pg_catalog.<>) '\"\"'"
+
+/** A transaction that has set it leaves an empty text behind. */
+const HAS_BASE_TENANT =
+  "pg_catalog.current_setting('app.tenant_id', true) operator(pg_catalog.<>) ''"
+
+/**
+ * Raises 2201E (ln of a value that is not positive) if the session has a base: a path other than the empty one that the pool, or behind a pooler the login, gave it (`SET search_path = ''` stores it as `""`), or for row security a tenant.
+ */
+function baseIsEmpty({ tenantId }: ScopeShape): string {
+  const has = tenantId ? `(${HAS_BASE_PATH}) or ${HAS_BASE_TENANT}` : HAS_BASE_PATH
+  return `case when ${has} then pg_catalog.ln((0 operator(pg_catalog.*) pg_catalog.pg_backend_pid())::pg_catalog.float8 operator(pg_catalog.-) 1) end`
+}
 
 /** Raises 2201F (square root of a negative number) if row security does not hold for the role. Behind the columns that set the role. */
 const ROW_SECURITY_HOLDS =
@@ -113,7 +124,7 @@ function scopeSql(
     `case when not pg_catalog.has_schema_privilege(${schema}::pg_catalog.oid, 'USAGE') then 1 operator(pg_catalog./) (0 operator(pg_catalog.*) pg_catalog.pg_backend_pid()) end`,
   ]
   if (use !== 'next') {
-    columns.unshift(BASE_PATH_IS_EMPTY)
+    columns.unshift(baseIsEmpty(shape))
     columns.push(use === 'first' ? NEVER_TEMPORARY : NOT_TEMPORARY_NOW)
     if (shape.tenantId) columns.push(ROW_SECURITY_HOLDS)
   }

@@ -10,7 +10,7 @@ export type CleanerStep =
 
 /** Not DISCARD ALL: it would also take what the pool's `onConnect` set, and the statements that pg has prepared. */
 const CLEAN =
-  'reset search_path; discard temp; unlisten *; close all; select pg_catalog.pg_advisory_unlock_all()'
+  'reset search_path; reset app.tenant_id; discard temp; unlisten *; close all; select pg_catalog.pg_advisory_unlock_all()'
 
 /**
  * What is cleaned in front of the statement that was turned away, where the next transaction may come to another session. In a transaction of its own: a ROLLBACK in the text of that statement would bring back what was taken away, and the rest
@@ -19,6 +19,7 @@ const CLEAN =
 export const CLEAN_FIRST: readonly string[] = [
   'begin',
   'reset search_path',
+  'reset app.tenant_id',
   'discard temp',
   'close all',
   'commit',
