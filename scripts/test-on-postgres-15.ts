@@ -1,5 +1,6 @@
 /**
- * `pnpm test:postgres15`: runs what depends on the server on PostgreSQL 15, the oldest that is supported; `pnpm test` runs it on 18. More arguments go to vitest. The programs are those of Debian's package
+ * `pnpm test:postgres15`: runs the isolation suites of the database on PostgreSQL 15, the oldest that is supported; `pnpm test` runs them on 18. More arguments go to vitest: `pnpm test:postgres15 packages/postgres/src` adds the
+ * tests of that package. The programs are those of Debian's package
  * postgresql-15, or in the directory that `PARTYWALL_POSTGRES_15_BIN` names. Where there are none, it says so and succeeds.
  */
 import { spawn } from 'node:child_process'
@@ -10,7 +11,6 @@ import { join } from 'node:path'
 import { ROOT } from './gates/run-command.ts'
 
 const SUITES = [
-  'packages/postgres/src',
   'test/isolation/clone',
   'test/isolation/database',
   'test/isolation/doctor',
