@@ -144,7 +144,8 @@ export async function createStrategyWorld(
     )
     if (acts === 'login')
       await home.query(
-        `grant usage on schema "${schema}" to ${login}; grant select, insert, update, delete on all tables in schema "${schema}" to ${login}`,
+        // Migrations of a tenant with tables of its own run in its pool.
+        `grant usage${isolation === 'row' ? '' : ', create'} on schema "${schema}" to ${login}; grant select, insert, update, delete on all tables in schema "${schema}" to ${login}`,
       )
     else
       await createTenantRole(home, tenant, {
